@@ -1,0 +1,26 @@
+package sinks
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/outrelay/outrelay"
+)
+
+// ErrAmbiguous: the connection was lost while COMMIT was under way, so nobody knows whether the batch is in. A new Claim tells:
+// its Next is the batch's Next (it is in) or its From (it is not, and no longer can be).
+var ErrAmbiguous = errors.New("outcome of commit unknown")
+
+// RecordError names the record of a batch that fails by itself, whatever the time. The batch was rolled back.
+type RecordError struct {
+	Record  Record
+	Handler string // event type and place: "OrderPlaced (outrelay.yaml:11)"
+	Err     error
+}
+
+func (e *RecordError) Error() string {
+	return fmt.Sprintf("%s/%d offset %d, handler %s: %v", e.Record.Topic, e.Record.Partition, e.Record.Offset, e.Handler, e.Err)
+}
+
+// Unwrap makes errors.Is find outrelay.ErrRecord and the cause.
+func (e *RecordError) Unwrap() []error { return []error{outrelay.ErrRecord, e.Err} }

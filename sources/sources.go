@@ -1,0 +1,56 @@
+// Package sources is the contract that every source keeps. It holds no implementation: those are its
+// sub-packages, and sourcetest is the suite that they all pass.
+package sources
+
+import (
+	"context"
+
+	"github.com/outrelay/outrelay"
+)
+
+// Source is a database whose outbox tables are tailed.
+type Source interface {
+	// Init creates what the source needs in the database where it is missing and the role may (for PostgreSQL the publication, then
+	// the slot), and returns the first position: events of transactions that commit after it will be yielded. It
+	// is called once, before a position of this source stands in the log. It fails with outrelay.ErrDataHalt, code "slot-without-position", when
+	// the database side exists already, since then nobody knows what was published.
+	Init(ctx context.Context) (outrelay.Position, error)
+
+	// Open begins to stream after the given position. It checks that the server is the one the position was
+	// minted on and still holds everything after it, and fails with outrelay.ErrPositionLost (naming the gap and the ways
+	// out) when it does not; it never skips. Environment errors (unreachable, missing privilege) are outrelay.ErrEnvironment or
+	// outrelay.ErrTransient. The context bounds Open alone.
+	Open(ctx context.Context, after outrelay.Position) (Stream, error)
+
+	// Status asks the database where it is relative to a position. It may be called at any time, also while a stream is
+	// open, and uses a connection of its own.
+	Status(ctx context.Context, at outrelay.Position) (Status, error)
+}
+
+// Stream is one running connection to a source. Next and Confirm may be called concurrently with each other, each by one
+// goroutine. Once any method has returned an error, the stream is dead: Close it and Open again from the position in the log.
+type Stream interface {
+	// Next blocks until a committed transaction, a part of one, or a bare position (an idle source moving on) is there. Transactions come
+	// in commit order; rolled-back rows never come. The events belong to the caller. Memory is bounded by the source's
+	// part size, not by the transaction's.
+	Next(ctx context.Context) (outrelay.Txn, error)
+
+	// Confirm tells the database that everything up to p is durable in the log, so that it may discard up to there. It
+	// returns before the database has heard it. Only positions got from Next of this stream, or the one given to Open, are
+	// taken; a position inside a transaction confirms what lies before that transaction.
+	Confirm(ctx context.Context, p outrelay.Position) error
+
+	// Close ends the stream and waits for its goroutines. It is safe to call twice.
+	Close() error
+}
+
+// Status says how far a database is ahead of a position.
+type Status struct {
+	Server        string // version and identity, for people
+	Place         string // the position asked about, as people write it
+	Head          string // where the database's log ends now
+	BehindBytes   int64  // from the position to the head; -1 when unknown
+	RetainedBytes int64  // what the database keeps for us (slot-retained WAL); -1 when unknown
+	Active        bool   // a stream is attached
+	Ignored       map[string]int64
+}
