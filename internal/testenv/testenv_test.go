@@ -1,0 +1,116 @@
+package testenv_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/outrelay/outrelay/internal/testenv"
+)
+
+func TestPostgres_startsStopsAndSurvivesKill9(t *testing.T) {
+	t.Parallel()
+	at := time.Now()
+	pg := testenv.StartPostgres(t, testenv.PostgresOptions{Users: map[string]string{"app": "s3cret"}})
+	t.Logf("ready after %v", time.Since(at))
+	db := pg.NewDatabase(t)
+	pg.Exec(t, db, "CREATE TABLE t (n int)", "INSERT INTO t VALUES (7)")
+	if err := pg.Kill9(); err != nil {
+		t.Fatal(err)
+	}
+	if err := pg.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if got := pg.Value(t, db, "SELECT n FROM t"); got != "7" {
+		t.Fatalf("after a crash: %q", got)
+	}
+	if err := pg.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if got := pg.Value(t, db, "SHOW wal_level"); got != "logical" {
+		t.Fatalf("wal_level = %q", got)
+	}
+	if got := pg.Value(t, db, "SHOW fsync"); got != "on" {
+		t.Fatalf("fsync = %q", got)
+	}
+}
+
+func TestPostgres_freshIdentity(t *testing.T) {
+	t.Parallel()
+	const q = "SELECT system_identifier FROM pg_control_system()"
+	a := testenv.StartPostgres(t, testenv.PostgresOptions{NoFsync: true})
+	b := testenv.StartPostgres(t, testenv.PostgresOptions{NoFsync: true, FreshIdentity: true})
+	if x, y := a.Value(t, "postgres", q), b.Value(t, "postgres", q); x == y {
+		t.Fatalf("both servers have system identifier %s", x)
+	}
+}
+
+// TestPostgres_goneWithTheProcess runs this test binary as a child, kills it, and sees that its server and directory go away.
+func TestPostgres_goneWithTheProcess(t *testing.T) {
+	t.Parallel()
+	if dirFile := os.Getenv("TESTENV_CHILD"); dirFile != "" {
+		pg := testenv.StartPostgres(t, testenv.PostgresOptions{NoFsync: true})
+		if err := os.WriteFile(dirFile+".new", fmt.Appendf(nil, "%s %d", pg.Data(), pg.Pid()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(dirFile+".new", dirFile); err != nil {
+			t.Fatal(err)
+		}
+		select {}
+	}
+	dirFile := filepath.Join(t.TempDir(), "dir")
+	child := exec.Command(os.Args[0], "-test.run=^TestPostgres_goneWithTheProcess$")
+	child.Env = append(os.Environ(), "TESTENV_CHILD="+dirFile)
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var data string
+	var pid int
+	waitFor(t, "the child's server", func() bool {
+		b, err := os.ReadFile(dirFile)
+		if err != nil {
+			return false
+		}
+		_, err = fmt.Sscan(string(b), &data, &pid)
+		return err == nil
+	})
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait()
+	waitFor(t, "server and directory to go", func() bool {
+		_, derr := os.Stat(filepath.Dir(data))
+		_, perr := os.Stat(fmt.Sprintf("/proc/%d", pid))
+		return os.IsNotExist(derr) && os.IsNotExist(perr)
+	})
+}
+
+func TestPostgresBinDirs_namesRealDirectories(t *testing.T) {
+	t.Parallel()
+	dirs := testenv.PostgresBinDirs()
+	if len(dirs) == 0 || !strings.HasPrefix(dirs[0], "/") {
+		t.Fatalf("no server found: %q", dirs)
+	}
+}
+
+// waitFor polls: what is waited for here happens in other processes, which tell nobody.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("waited 30 s for %s", what)
+		}
+	}
+}
+
+func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
