@@ -1,0 +1,161 @@
+package vfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// OS is the machine's file system.
+type OS struct{}
+
+var _ FS = OS{}
+
+type osFile struct{ *os.File }
+
+// Sync makes data and size durable.
+func (f osFile) Sync() error {
+	if err := datasync(f.File); err != nil {
+		return &os.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// Size returns the size that the kernel holds, written to disk or not.
+func (f osFile) Size() (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+func open(name string, flag int) (File, error) {
+	f, err := os.OpenFile(name, flag, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+// Open opens a file for reading.
+func (OS) Open(name string) (File, error) { return open(name, os.O_RDONLY) }
+
+// OpenRW opens a file that must exist for reading and writing.
+func (OS) OpenRW(name string) (File, error) { return open(name, os.O_RDWR) }
+
+// Create makes or empties a file.
+func (OS) Create(name string) (File, error) { return open(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC) }
+
+// Rename gives a file another name.
+func (OS) Rename(from, to string) error { return os.Rename(from, to) }
+
+// Remove removes a file or an empty directory.
+func (OS) Remove(name string) error { return os.Remove(name) }
+
+// RemoveAll removes name and all below it.
+func (OS) RemoveAll(name string) error { return os.RemoveAll(name) }
+
+// MkdirAll makes a directory and those above it, durably.
+func (o OS) MkdirAll(dir string) error {
+	dir = filepath.Clean(dir)
+	st, err := os.Stat(dir)
+	if err == nil {
+		if st.IsDir() {
+			return nil
+		}
+		return &os.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if err := o.MkdirAll(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return o.SyncDir(parent)
+}
+
+// List returns what a directory holds, sorted by name.
+func (OS) List(dir string) ([]Info, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]Info, 0, len(entries))
+	for _, e := range entries {
+		st, err := e.Info()
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed since the directory was read
+		}
+		if err != nil {
+			return nil, err
+		}
+		infos = append(infos, Info{Name: e.Name(), Size: st.Size(), Dir: st.IsDir(), ModTime: st.ModTime()})
+	}
+	return infos, nil
+}
+
+// Stat describes a file or directory.
+func (OS) Stat(name string) (Info, error) {
+	st, err := os.Stat(name)
+	if err != nil {
+		return Info{}, err
+	}
+	return Info{Name: st.Name(), Size: st.Size(), Dir: st.IsDir(), ModTime: st.ModTime()}, nil
+}
+
+// SyncDir makes the names in a directory durable.
+func (OS) SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	// A directory is fsynced in full: fdatasync need not write what only the directory's own inode says.
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Lock takes an exclusive flock on the named file.
+func (OS) Lock(name string) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, &os.PathError{Op: "flock", Path: name, Err: err}
+		}
+		return nil, fmt.Errorf("%s: %w (pid %s)", name, ErrLocked, holder(f))
+	}
+	if err := writeHolder(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// holder reads the pid that the lock's owner wrote; "unknown" when it has not got that far.
+func holder(f *os.File) string {
+	b := make([]byte, 20)
+	n, _ := f.ReadAt(b, 0)
+	if pid := strings.TrimSpace(string(b[:n])); pid != "" {
+		return pid
+	}
+	return "unknown"
+}
+
+func writeHolder(f *os.File) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	return err
+}
