@@ -1,0 +1,45 @@
+package consumer
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/outrelay/outrelay/internal/clock"
+	"github.com/outrelay/outrelay/sinks"
+)
+
+// Start says where a group begins that has never processed a partition. The zero value is the earliest record.
+type Start struct {
+	Latest bool
+	Time   time.Time // the first record with this timestamp or a later one; used when not zero
+}
+
+// Options describes one managed group.
+type Options struct {
+	Name   string   // the group, as in the configuration and in Kafka
+	Topics []string // they may come into being later
+	Start  Start
+	// Sink opens the group's sink. It is called until it succeeds, except for errors of the classes outrelay.ErrConfig,
+	// outrelay.ErrEnvironment and outrelay.ErrDataHalt, which end Run. Run closes the sink.
+	Sink func(ctx context.Context) (sinks.OffsetStore, error)
+	// LogID is the log's cluster id. Empty: it is asked for.
+	LogID string
+	// Client reaches the log: seeds, dialer, TLS, SASL. The group adds what it needs.
+	Client []kgo.Opt
+	// InstanceID makes the member static (KIP-345): after a kill it is back in its seat at once. Empty: a dynamic member.
+	InstanceID string
+	// SessionTimeout is the group's session timeout (default 10 s).
+	SessionTimeout time.Duration
+	BatchRecords   int // most records in one database transaction (default 500)
+	BatchBytes     int // most bytes of keys and values in one database transaction, one record excepted (default 4 MiB)
+	BufferBytes    int // most bytes that wait per partition before its fetching pauses (default 4 MiB)
+	// Failure decides about a record that fails by itself. nil: block the partition.
+	Failure    FailurePolicy
+	Logger     *slog.Logger
+	Clock      clock.Clock
+	Registerer prometheus.Registerer
+}

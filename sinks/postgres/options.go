@@ -1,0 +1,49 @@
+package postgres
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outrelay/outrelay/internal/clock"
+)
+
+// Statement is one SQL statement of a handler, with named parameters.
+type Statement struct {
+	SQL   string
+	Place string // where it is written, for errors: "outrelay.yaml:11"
+}
+
+// AnyType is the handler for every event type that has none of its own.
+const AnyType = "*"
+
+// Options says where the sink is and what it does with a record.
+type Options struct {
+	// ConnString returns the connection string. It is called for every new connection, so that a password that was changed is
+	// read again. Its result never appears in an error.
+	ConnString func(ctx context.Context) (string, error)
+	// Owner names this process in outrelay_offsets, for people.
+	Owner string
+	// Handlers maps an event type to the statements that run for it, in order; AnyType takes the rest. A record whose type
+	// has no handler moves the offset and does nothing else.
+	Handlers map[string][]Statement
+	// Schema holds outrelay_offsets and outrelay_meta. Empty means the first schema of the role's search_path.
+	Schema string
+	// ConnsMax bounds the connections (default 8). Partitions above it take turns.
+	ConnsMax int
+	// ConnectTimeout bounds one attempt to connect (default 10 s).
+	ConnectTimeout time.Duration
+	// LockTimeout bounds the wait of a handler for a lock (default 30 s); then the batch fails as transient.
+	LockTimeout time.Duration
+	// StuckOwnerAfter is how long a transaction of another outrelay process may keep a claim waiting before its backend is
+	// terminated (default 10 s).
+	StuckOwnerAfter time.Duration
+	// Dial replaces the TCP dialer, for tests.
+	Dial       pgconn.DialFunc
+	Logger     *slog.Logger
+	Clock      clock.Clock
+	Registerer prometheus.Registerer
+}
