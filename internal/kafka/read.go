@@ -1,0 +1,210 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay"
+)
+
+// Watermarks are the ends of a partition. Start and both ends are offsets; the ends are exclusive.
+type Watermarks struct {
+	Start, LastStable, High int64
+}
+
+// HighWatermarks returns the high watermark of each partition of a topic: the first offset that is not committed. It asks
+// the log, once.
+func HighWatermarks(ctx context.Context, cl *kgo.Client, topic string) (map[int32]int64, error) {
+	l, err := kadm.NewClient(cl).ListEndOffsets(ctx, topic)
+	return offsets(l, err, topic)
+}
+
+// StableOffsets returns the last stable offset of each partition of a topic: readers at read_committed stop there.
+func StableOffsets(ctx context.Context, cl *kgo.Client, topic string) (map[int32]int64, error) {
+	l, err := kadm.NewClient(cl).ListCommittedOffsets(ctx, topic)
+	return offsets(l, err, topic)
+}
+
+// StartOffsets returns the log start offset of each partition of a topic.
+func StartOffsets(ctx context.Context, cl *kgo.Client, topic string) (map[int32]int64, error) {
+	l, err := kadm.NewClient(cl).ListStartOffsets(ctx, topic)
+	return offsets(l, err, topic)
+}
+
+func offsets(l kadm.ListedOffsets, err error, topic string) (map[int32]int64, error) {
+	if err == nil {
+		err = l.Error()
+	}
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil, fmt.Errorf("offsets of topic %s: %w", topic, ErrNoTopic)
+	}
+	if err != nil {
+		return nil, wrap(err, "offsets of topic %s", topic)
+	}
+	out := map[int32]int64{}
+	l.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
+	if len(out) == 0 {
+		return nil, fmt.Errorf("offsets of topic %s: %w", topic, ErrNoTopic)
+	}
+	return out, nil
+}
+
+// ReadCommitted calls fn for each committed record of a partition with an offset in [from, upTo), in order, and returns once everything
+// below upTo was seen. It waits while a transaction that is still open holds readers below upTo; ctx bounds the wait. Gaps left by
+// compaction, aborted transactions and markers are no obstacle. The record is fn's to keep. From below the log's start begins at the start.
+func ReadCommitted(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, upTo int64, fn func(*kgo.Record) error) error {
+	place := fmt.Sprintf("read %s/%d", topic, partition)
+	f, err := newFetcher(ctx, cl, topic, partition)
+	if err != nil {
+		return err
+	}
+	for from < upTo {
+		if err := ctx.Err(); err != nil {
+			return wrap(err, "%s at offset %d, waiting for %d", place, from, upTo)
+		}
+		p, next, err := f.fetch(ctx, from)
+		if errors.Is(err, kerr.OffsetOutOfRange) && p.LogStartOffset > from {
+			from = p.LogStartOffset
+			continue
+		}
+		if err != nil {
+			if kerr.IsRetriable(err) { // the leader moved: look again
+				if f, err = newFetcher(ctx, cl, topic, partition); err == nil {
+					continue
+				}
+			}
+			return wrap(err, "%s at offset %d", place, from)
+		}
+		for _, r := range p.Records {
+			if r.Offset >= upTo {
+				return nil
+			}
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		if next <= from && p.LastStableOffset >= upTo {
+			return nil // nothing is left below upTo: compaction took the tail
+		}
+		from = max(from, next)
+	}
+	return nil
+}
+
+// fetcher reads one partition by plain Fetch requests, so that it knows how far it has come when there are no records to
+// show for it, which a consumer does not tell.
+type fetcher struct {
+	broker    *kgo.Broker
+	topic     string
+	id        [16]byte
+	partition int32
+	dec       kgo.Decompressor
+}
+
+func newFetcher(ctx context.Context, cl *kgo.Client, topic string, partition int32) (*fetcher, error) {
+	m, err := kadm.NewClient(cl).Metadata(ctx, topic)
+	if err != nil {
+		return nil, wrap(err, "topic %s", topic)
+	}
+	t := m.Topics[topic]
+	if errors.Is(t.Err, kerr.UnknownTopicOrPartition) {
+		return nil, fmt.Errorf("topic %s: %w", topic, ErrNoTopic)
+	}
+	p, ok := t.Partitions[partition]
+	switch {
+	case t.Err != nil:
+		return nil, wrap(t.Err, "topic %s", topic)
+	case !ok:
+		return nil, fmt.Errorf("topic %s has no partition %d: %w", topic, partition, outrelay.ErrEnvironment)
+	case p.Leader < 0:
+		return nil, fmt.Errorf("%s/%d has no leader: %w", topic, partition, outrelay.ErrTransient)
+	}
+	return &fetcher{broker: cl.Broker(int(p.Leader)), topic: topic, id: t.ID, partition: partition, dec: kgo.DefaultDecompressor()}, nil
+}
+
+func (f *fetcher) fetch(ctx context.Context, from int64) (kgo.FetchPartition, int64, error) {
+	req := kmsg.NewPtrFetchRequest()
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = 500, 1, 16<<20
+	req.IsolationLevel = 1
+	req.SessionEpoch = -1
+	t := kmsg.NewFetchRequestTopic()
+	t.Topic, t.TopicID = f.topic, f.id
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes = f.partition, from, 16<<20
+	p.CurrentLeaderEpoch = -1
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	kresp, err := f.broker.RetriableRequest(ctx, req)
+	if err != nil {
+		return kgo.FetchPartition{}, 0, err
+	}
+	resp := kresp.(*kmsg.FetchResponse)
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		return kgo.FetchPartition{}, 0, err
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return kgo.FetchPartition{}, 0, fmt.Errorf("fetch answered %d topics, not 1: %w", len(resp.Topics), outrelay.ErrTransient)
+	}
+	o := kgo.ProcessFetchPartitionOpts{Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: f.topic, Partition: f.partition}
+	fp, next := kgo.ProcessFetchPartition(o, &resp.Topics[0].Partitions[0], f.dec, nil)
+	return fp, next, fp.Err
+}
+
+// ReadCompacted returns the last committed record of each key of a partition, as of the high watermark now. Tombstoned keys are left out.
+func ReadCompacted(ctx context.Context, cl *kgo.Client, topic string, partition int32) (map[string]*kgo.Record, error) {
+	hw, err := HighWatermarks(ctx, cl, topic)
+	if err != nil {
+		return nil, err
+	}
+	last := map[string]*kgo.Record{}
+	err = ReadCommitted(ctx, cl, topic, partition, 0, hw[partition], func(r *kgo.Record) error {
+		if r.Value == nil {
+			delete(last, string(r.Key))
+		} else {
+			last[string(r.Key)] = r
+		}
+		return nil
+	})
+	return last, err
+}
+
+// LastOfKey returns the last committed record of one key of a partition, as of the high watermark now; nil when there is none or it is a
+// tombstone. It looks from the end backwards, in steps that grow, since what is asked for is mostly near the end.
+func LastOfKey(ctx context.Context, cl *kgo.Client, topic string, partition int32, key string) (*kgo.Record, error) {
+	hws, err := HighWatermarks(ctx, cl, topic)
+	if err != nil {
+		return nil, err
+	}
+	starts, err := StartOffsets(ctx, cl, topic)
+	if err != nil {
+		return nil, err
+	}
+	start, limit := starts[partition], hws[partition]
+	for step := int64(1024); limit > start; step *= 8 {
+		from := max(start, limit-step)
+		var found *kgo.Record
+		err := ReadCommitted(ctx, cl, topic, partition, from, limit, func(r *kgo.Record) error {
+			if string(r.Key) == key {
+				found = r
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if found != nil {
+			if found.Value == nil {
+				return nil, nil
+			}
+			return found, nil
+		}
+		limit = from
+	}
+	return nil, nil
+}

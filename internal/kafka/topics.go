@@ -1,0 +1,167 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/outrelay/outrelay"
+)
+
+// ErrNoTopic: the log has no topic of that name.
+var ErrNoTopic = errors.New("no such topic")
+
+// TopicState is what EnsureTopic found or made.
+type TopicState struct {
+	ID         [16]byte
+	Partitions int32
+	Created    bool
+	Differs    []string // what stands otherwise than asked for, as "retention.ms is 1, not 2"; nothing was changed
+}
+
+// EnsureTopic creates the topic where it is missing (partitions -1: the broker's default; replication by the broker's default) and reports what
+// differs where it stands already. It changes nothing of a topic that exists. It blocks until the log has answered.
+func EnsureTopic(ctx context.Context, cl *kgo.Client, name string, partitions int32, configs map[string]string) (TopicState, error) {
+	st, err := Topic(ctx, cl, name)
+	if err == nil {
+		return differs(ctx, cl, name, partitions, configs, st)
+	}
+	if !errors.Is(err, ErrNoTopic) {
+		return TopicState{}, err
+	}
+	want := make(map[string]*string, len(configs))
+	for k, v := range configs {
+		want[k] = &v
+	}
+	resp, err := kadm.NewClient(cl).CreateTopic(ctx, partitions, -1, want, name)
+	switch {
+	case errors.Is(err, kerr.TopicAlreadyExists): // another process was quicker
+		st, err = Topic(ctx, cl, name)
+		if err != nil {
+			return TopicState{}, err
+		}
+		return differs(ctx, cl, name, partitions, configs, st)
+	case err != nil:
+		if resp.ErrMessage != "" {
+			err = fmt.Errorf("%w: %s", err, resp.ErrMessage)
+		}
+		return TopicState{}, wrap(err, "create topic %s", name)
+	}
+	st = TopicState{ID: resp.ID, Partitions: resp.NumPartitions, Created: true}
+	if st.Partitions <= 0 { // brokers before CreateTopics v5 do not say
+		if st, err = Topic(ctx, cl, name); err != nil {
+			return TopicState{}, err
+		}
+		st.Created = true
+	}
+	return st, nil
+}
+
+// Topic returns the id and the number of partitions of a topic; ErrNoTopic when there is none.
+func Topic(ctx context.Context, cl *kgo.Client, name string) (TopicState, error) {
+	m, err := kadm.NewClient(cl).Metadata(ctx, name)
+	if err != nil {
+		return TopicState{}, wrap(err, "topic %s", name)
+	}
+	d, ok := m.Topics[name]
+	if !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition) {
+		return TopicState{}, fmt.Errorf("topic %s: %w", name, ErrNoTopic)
+	}
+	if d.Err != nil {
+		return TopicState{}, wrap(d.Err, "topic %s", name)
+	}
+	return TopicState{ID: d.ID, Partitions: int32(len(d.Partitions))}, nil
+}
+
+func differs(ctx context.Context, cl *kgo.Client, name string, partitions int32, configs map[string]string, st TopicState) (TopicState, error) {
+	if partitions > 0 && st.Partitions != partitions {
+		st.Differs = append(st.Differs, fmt.Sprintf("partitions is %d, not %d", st.Partitions, partitions))
+	}
+	if len(configs) == 0 {
+		return st, nil
+	}
+	rcs, err := kadm.NewClient(cl).DescribeTopicConfigs(ctx, name)
+	if err == nil && len(rcs) == 1 {
+		err = rcs[0].Err
+	}
+	if errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.UnsupportedVersion) {
+		return st, nil // who may write need not be allowed to read configs
+	}
+	if err != nil {
+		return st, wrap(err, "configs of topic %s", name)
+	}
+	is := map[string]string{}
+	for _, rc := range rcs {
+		for _, c := range rc.Configs {
+			is[c.Key] = c.MaybeValue()
+		}
+	}
+	for k, v := range configs {
+		if got, ok := is[k]; !ok || got != v {
+			st.Differs = append(st.Differs, fmt.Sprintf("%s is %s, not %s", k, got, v))
+		}
+	}
+	slices.Sort(st.Differs)
+	return st, nil
+}
+
+// ClusterID returns the id of the log: it tells one log from another, whatever their addresses.
+func ClusterID(ctx context.Context, cl *kgo.Client) (string, error) {
+	m, err := kadm.NewClient(cl).BrokerMetadata(ctx)
+	if err != nil {
+		return "", wrap(err, "cluster id")
+	}
+	if m.Cluster == "" {
+		return "", fmt.Errorf("cluster id: %w: the broker has none (Kafka 0.10.1 or later has)", outrelay.ErrEnvironment)
+	}
+	return m.Cluster, nil
+}
+
+// TopicIDs returns the ids of those of the topics that exist (KIP-516).
+func TopicIDs(ctx context.Context, cl *kgo.Client, topics ...string) (map[string][16]byte, error) {
+	ids := make(map[string][16]byte, len(topics))
+	if len(topics) == 0 {
+		return ids, nil
+	}
+	m, err := kadm.NewClient(cl).Metadata(ctx, topics...)
+	if err != nil {
+		return nil, wrap(err, "topic ids")
+	}
+	for name, d := range m.Topics {
+		switch {
+		case d.Err == nil:
+			ids[name] = d.ID
+		case !errors.Is(d.Err, kerr.UnknownTopicOrPartition):
+			return nil, wrap(d.Err, "topic %s", name)
+		}
+	}
+	return ids, nil
+}
+
+// CheckTopicName returns why name cannot be the name of a topic that users write to, or nil.
+func CheckTopicName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("a topic name must not be empty")
+	case name == "." || name == "..":
+		return fmt.Errorf("%q is not a topic name", name)
+	case len(name) > 249:
+		return fmt.Errorf("a topic name has at most 249 characters, this has %d", len(name))
+	case strings.HasPrefix(name, "__"):
+		return fmt.Errorf("%q: names that begin with __ are kept for internal topics", name)
+	}
+	for i := 0; i < len(name); i++ {
+		c := name[i]
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-' {
+			continue
+		}
+		return fmt.Errorf("%q has a character that topic names cannot have: %q at %d (letters, digits, dot, underscore and dash can)", name, name[i:i+1], i)
+	}
+	return nil
+}
