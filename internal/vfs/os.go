@@ -21,7 +21,7 @@ type osFile struct{ *os.File }
 // Sync makes data and size durable.
 func (f osFile) Sync() error {
 	if err := datasync(f.File); err != nil {
-		return &os.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
+		return fmt.Errorf("fdatasync %s: %w", f.Name(), err)
 	}
 	return nil
 }
