@@ -1,0 +1,82 @@
+# outrelay: two commands do everything on a fresh machine.
+#   make demo   the main job on an embedded default: PostgreSQL -> WAL -> log -> sink, with kill -9 in the middle
+#   make test   every test but the long ones
+# `make help` lists the rest.
+
+GO      ?= go
+BIN     := bin/outrelay
+BINFP   := bin/outrelay-failpoints
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+SYSTEM  := ./test/...
+UNIT    := $$($(GO) list ./... | grep -v '/test/')
+FUZZTIME ?= 3s
+
+export CGO_ENABLED ?= 0
+
+.PHONY: help build build-failpoints deps demo check test test-unit test-system fuzz-short fuzz soak lint lint-full schema \
+        bench-relay bench-latency bench-sink bench-log clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | sort
+
+build: ## build bin/outrelay, a static binary
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/outrelay
+
+build-failpoints: ## build the binary that tests can crash at named points
+	@mkdir -p bin
+	$(GO) build -tags failpoints -o $(BINFP) ./cmd/outrelay
+
+deps: ## install what the tests need: PostgreSQL, kcat
+	@scripts/install-deps
+
+demo: build ## run the main job for 30 s, with crashes, and count from outside
+	$(BIN) demo --for 30s --rate 500 --crash
+
+check: lint ## lint and unit tests, for the day's work
+	$(GO) test -short $(UNIT)
+
+test: deps lint test-unit test-system fuzz-short ## every test but the long ones
+
+test-unit: ## unit, property, crash and conformance tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(UNIT)
+
+test-system: build build-failpoints ## the real binary against real servers, with crashes
+	OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -timeout 15m $(SYSTEM)
+
+fuzz-short: ## a few seconds of each fuzz target
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+fuzz: ## ten minutes of each fuzz target
+	@FUZZTIME=10m scripts/fuzz
+
+soak: build build-failpoints ## the long forms of the crash and fault tests
+	OUTRELAY_SOAK=1 OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 4h $(SYSTEM) ./broker/...
+	$(BIN) demo --for 10m --rate 1000 --crash --json
+
+lint: ## formatting, vet, and the rules of the house
+	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "gofmt: $$files"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags failpoints ./internal/failpoint ./cmd/...
+	$(GO) test -count=1 ./internal/lint
+
+lint-full: ## golangci-lint with .golangci.yml (installs it into bin/)
+	@[ -x bin/golangci-lint ] || GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
+	bin/golangci-lint run
+
+schema: ## write config/outrelay.schema.json anew from the types
+	OUTRELAY_REWRITE=1 $(GO) test -run TestSchema -count=1 ./config
+
+bench-relay: build deps ## drain a PostgreSQL backlog into the log, beside pg_recvlogical
+	$(BIN) bench relay --out docs/benchmarks
+bench-latency: build deps ## commit to visible in the sink at 1,000 events/s
+	$(BIN) bench latency --out docs/benchmarks
+bench-sink: build deps ## apply a backlog into PostgreSQL, beside pgbench
+	$(BIN) bench sink --out docs/benchmarks
+bench-log: build ## one-record transactions and 64 synchronous producers, beside kfake
+	$(BIN) bench log --out docs/benchmarks
+
+clean: ## remove what was built
+	rm -rf bin
