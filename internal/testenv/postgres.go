@@ -47,8 +47,8 @@ type Postgres struct {
 	proc  *process // nil while the server is stopped
 
 	started bool // it has run once, so that its port is known to others
-	dbs   atomic.Int64
-	once  sync.Once
+	dbs     atomic.Int64
+	once    sync.Once
 }
 
 // process is one run of the server.

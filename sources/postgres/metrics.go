@@ -1,0 +1,61 @@
+package postgres
+
+import (
+	"maps"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outrelay/outrelay"
+)
+
+// metrics counts what a source has read since the process started, over all its streams.
+type metrics struct {
+	events  prometheus.Counter
+	bytes   prometheus.Counter
+	txns    prometheus.Counter
+	ignored *prometheus.CounterVec
+
+	mu     sync.Mutex
+	counts map[string]int64 // what Status reports: "UPDATE public.outbox" → n
+}
+
+func newMetrics(name outrelay.SourceID, r prometheus.Registerer) (*metrics, error) {
+	labels := prometheus.Labels{"source": string(name)}
+	counter := func(n, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: n, Help: help, ConstLabels: labels})
+	}
+	m := &metrics{
+		events: counter("outrelay_source_events_total", "Outbox rows read from the source."),
+		bytes:  counter("outrelay_source_received_bytes_total", "Bytes received on the replication stream."),
+		txns:   counter("outrelay_source_transactions_total", "Source transactions with outbox rows."),
+		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "outrelay_source_ignored_total",
+			Help: "Changes of outbox tables that are no events: UPDATE, DELETE, TRUNCATE.", ConstLabels: labels}, []string{"table", "op"}),
+		counts: map[string]int64{},
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.events, m.bytes, m.txns, m.ignored} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// ignore counts one change that is no event and reports whether it is the first of its kind.
+func (m *metrics) ignore(table, op string) (first bool) {
+	m.ignored.WithLabelValues(table, op).Inc()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := op + " " + table
+	m.counts[k]++
+	return m.counts[k] == 1
+}
+
+func (m *metrics) ignoredCounts() map[string]int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.counts)
+}
