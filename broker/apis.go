@@ -1,0 +1,61 @@
+package broker
+
+import (
+	"sort"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// api is one Kafka API key as it is served: the versions and the handler.
+type api struct {
+	key, min, max int16
+	// handle starts a request. It is called by the connection's reader, in the order of requests, and must not block on anything
+	// that a later request of the connection could be needed for. What it returns is called by the connection's writer, in the
+	// same order, and blocks until the answer is there. A nil answer sends nothing (Produce with acks=0).
+	handle func(s *Server, c *conn, req kmsg.Request) pending
+	// request makes the value that the body is decoded into; nil means kmsg's own.
+	request func() kmsg.Request
+}
+
+// pending waits for the answer of a request that was started. It returns early when the connection's context ends; what it
+// returns then is not sent.
+type pending func() kmsg.Response
+
+// answer is a pending whose answer is there already.
+func answer(r kmsg.Response) pending { return func() kmsg.Response { return r } }
+
+// apiTable returns the APIs served, by key.
+func (s *Server) apiTable() map[int16]*api {
+	rows := append([]api{
+		{key: 0, min: 0, max: 13, handle: handleProduce, request: func() kmsg.Request { return new(produceRequest) }},
+		{key: 1, min: 4, max: 17, handle: handleFetch},
+		{key: 2, min: 0, max: 10, handle: handleListOffsets},
+		{key: 3, min: 0, max: 13, handle: handleMetadata},
+		{key: 18, min: 0, max: 4, handle: handleAPIVersions},
+		{key: 19, min: 0, max: 7, handle: handleCreateTopics},
+		{key: 20, min: 0, max: 6, handle: handleDeleteTopics},
+		{key: 21, min: 0, max: 2, handle: handleDeleteRecords},
+		{key: 23, min: 2, max: 4, handle: handleOffsetForLeaderEpoch},
+		{key: 32, min: 0, max: 4, handle: handleDescribeConfigs},
+		{key: 33, min: 0, max: 2, handle: handleAlterConfigs},
+		{key: 35, min: 0, max: 4, handle: handleDescribeLogDirs},
+		{key: 37, min: 0, max: 3, handle: handleCreatePartitions},
+		{key: 44, min: 0, max: 1, handle: handleIncrementalAlterConfigs},
+		{key: 60, min: 0, max: 2, handle: handleDescribeCluster},
+	}, s.coordinatorAPIs()...)
+	m := make(map[int16]*api, len(rows))
+	for i := range rows {
+		m[rows[i].key] = &rows[i]
+	}
+	return m
+}
+
+// sortedAPIs returns the table's rows in the order of their keys.
+func sortedAPIs(m map[int16]*api) []*api {
+	rows := make([]*api, 0, len(m))
+	for _, a := range m {
+		rows = append(rows, a)
+	}
+	sort.Slice(rows, func(i, j int) bool { return rows[i].key < rows[j].key })
+	return rows
+}

@@ -1,0 +1,274 @@
+package broker
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// conn is one client connection. Its reader goroutine owns in and clientID, its writer goroutine owns out.
+type conn struct {
+	s  *Server
+	l  *listener
+	nc net.Conn
+
+	// ctx ends when the connection does: every wait on behalf of the client ends with it.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	in       frameReader
+	clientID string // of the request at hand; handlers that keep it must copy it before they return
+
+	queue chan call // started requests, in order; its capacity is the pipelining limit
+	owed  atomic.Int32
+	out   []byte // reused for every answer
+}
+
+// call is a request that was started.
+type call struct {
+	api      *api
+	corr     int32
+	flexible bool // the answer's header has tagged fields
+	started  time.Time
+	pending  pending
+	granted  int64 // bytes of the budget that it holds
+}
+
+// buffersResponse is an answer that is written as several buffers, so that record bytes are not copied.
+type buffersResponse interface {
+	kmsg.Response
+	// appendBuffers appends the answer's body to bufs, encoding into scratch what is not there yet.
+	// It returns the number of bytes.
+	appendBuffers(bufs net.Buffers, scratch []byte) (net.Buffers, []byte, int)
+}
+
+func newConn(s *Server, l *listener, nc net.Conn) *conn {
+	c := &conn{s: s, l: l, nc: nc, queue: make(chan call, s.opts.MaxPipelined)}
+	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
+	c.in = frameReader{s: s, nc: nc, br: bufio.NewReaderSize(nc, 4<<10)}
+	return c
+}
+
+// close ends the connection; reader and writer notice.
+func (c *conn) close(cause error) {
+	c.cancel(cause)
+	_ = c.nc.Close()
+}
+
+// advertised returns what answers on this connection call this node.
+func (c *conn) advertised() (host string, port int32) { return c.l.host, c.l.port }
+
+// principal returns who the client is.
+func (c *conn) principal() string { return c.l.principal }
+
+// clientHost returns the client's address as Kafka's tools show it.
+func (c *conn) clientHost() string {
+	if host, _, err := net.SplitHostPort(c.nc.RemoteAddr().String()); err == nil {
+		return "/" + host
+	}
+	return "/" + c.nc.RemoteAddr().String()
+}
+
+// serve runs the connection until it ends.
+func (c *conn) serve() {
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		c.write()
+	}()
+	err := c.read()
+	c.close(err)
+	close(c.queue)
+	<-wrote
+	c.logEnd(context.Cause(c.ctx))
+}
+
+func (c *conn) logEnd(err error) {
+	var fe *frameError
+	switch {
+	case errors.As(err, &fe):
+		c.s.metrics.refused.WithLabelValues(fe.reason).Inc()
+		if fe.reason != "idle" {
+			c.s.log.Warn("connection closed", "client", c.nc.RemoteAddr().String(), "listener", c.l.name, "reason", fe.reason, "hint", fe.hint)
+		}
+	case errors.Is(err, errFrame):
+		c.s.metrics.refused.WithLabelValues("malformed").Inc()
+		c.s.log.Warn("connection closed", "client", c.nc.RemoteAddr().String(), "listener", c.l.name, "reason", err)
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, ErrClosed), errors.Is(err, net.ErrClosed):
+	default:
+		c.s.log.Debug("connection closed", "client", c.nc.RemoteAddr().String(), "listener", c.l.name, "reason", err)
+	}
+}
+
+// read starts requests until the connection ends. It stops reading while MaxPipelined answers are owed, and while the budget has
+// no room for a Produce body.
+func (c *conn) read() error {
+	busy := func() bool { return c.owed.Load() > 0 }
+	for {
+		n, h, err := c.in.next(busy)
+		if err != nil {
+			return err
+		}
+		if err := c.request(n, h); err != nil {
+			return err
+		}
+	}
+}
+
+// request reads the rest of one request, starts it and queues its answer.
+func (c *conn) request(n int, h header) error {
+	a := c.s.apis[h.key]
+	var granted int64
+	if h.key == 0 {
+		granted = min(int64(n), c.s.opts.MemoryBytes)
+		if err := c.grant(granted); err != nil {
+			return err
+		}
+	}
+	call, err := c.start(a, h, n, granted)
+	if err != nil {
+		c.s.budget.Release(granted)
+		return err
+	}
+	call.granted = granted
+	c.owed.Add(1)
+	select {
+	case c.queue <- call:
+		return nil
+	case <-c.ctx.Done():
+		c.s.budget.Release(granted)
+		return context.Cause(c.ctx)
+	}
+}
+
+// grant takes n bytes of the budget, waiting when there are none.
+func (c *conn) grant(n int64) error {
+	if c.s.budget.TryAcquire(n) {
+		return nil
+	}
+	c.s.metrics.throttled.Inc()
+	if err := c.s.budget.Acquire(c.ctx, n); err != nil {
+		return context.Cause(c.ctx)
+	}
+	return nil
+}
+
+// start reads and decodes a request's body and calls its handler.
+func (c *conn) start(a *api, h header, n int, granted int64) (call, error) {
+	body, err := c.in.body(n, granted > 0)
+	if err != nil {
+		return call{}, err
+	}
+	started := time.Now()
+	if a == nil {
+		return call{}, &frameError{reason: "unknown api", hint: fmt.Sprintf("key %d, version %d", h.key, h.version)}
+	}
+	k := call{api: a, corr: h.corr, started: started}
+	if h.version < a.min || h.version > a.max {
+		if k.pending = c.s.unsupported(a, h); k.pending == nil {
+			return call{}, &frameError{reason: "unsupported version", hint: fmt.Sprintf("api %d version %d, from %d to %d are served", h.key, h.version, a.min, a.max)}
+		}
+		return k, nil
+	}
+	k.flexible = requestFlexible(h.key, h.version)
+	body, err = parseHeader(&h, body, k.flexible)
+	if err != nil {
+		return call{}, err
+	}
+	req, err := decodeRequest(a, h.version, body)
+	if err != nil {
+		return call{}, fmt.Errorf("api %d version %d: %w", h.key, h.version, err)
+	}
+	if string(h.clientID) != c.clientID {
+		c.clientID = string(h.clientID)
+	}
+	k.flexible = k.flexible && h.key != 18 // ApiVersions is answered with header v0, so that any client can read it
+	k.pending, err = c.handle(a, req)
+	return k, err
+}
+
+// handle calls the handler. A panic is a bug in one request: it ends this connection, not the server.
+func (c *conn) handle(a *api, req kmsg.Request) (p pending, err error) {
+	defer c.recovered(a, &err)
+	return a.handle(c.s, c, req), nil
+}
+
+func (c *conn) recovered(a *api, err *error) {
+	if r := recover(); r != nil {
+		c.s.metrics.panics.Inc()
+		c.s.log.Error("request handler panicked", "api", kmsg.NameForKey(a.key), "panic", r, "stack", string(debug.Stack()))
+		*err = fmt.Errorf("api %s: panic: %v", kmsg.NameForKey(a.key), r)
+	}
+}
+
+// write completes requests in their order and sends the answers. After the connection ended it still completes what was started, so
+// that nothing it holds is kept.
+func (c *conn) write() {
+	for k := range c.queue {
+		resp, err := c.wait(k)
+		if err == nil && resp != nil && c.ctx.Err() == nil {
+			err = c.send(k, resp)
+		}
+		if k.granted > 0 {
+			c.s.budget.Release(k.granted)
+		}
+		c.owed.Add(-1)
+		c.s.metrics.observe(k.api.key, time.Since(k.started))
+		if err != nil {
+			c.close(err)
+		}
+	}
+}
+
+func (c *conn) wait(k call) (resp kmsg.Response, err error) {
+	defer c.recovered(k.api, &err)
+	return k.pending(), nil
+}
+
+// send writes one answer. The deadline grows with its size, so that a slow reader is not a dead one.
+func (c *conn) send(k call, resp kmsg.Response) error {
+	b := append(c.out[:0], 0, 0, 0, 0)
+	b = appendInt32(b, k.corr)
+	if k.flexible {
+		b = append(b, 0)
+	}
+	if br, ok := resp.(buffersResponse); ok {
+		bufs, b, n := br.appendBuffers(nil, b)
+		c.keep(b)
+		putSize(b, n)
+		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout(n)))
+		_, err := bufs.WriteTo(c.nc)
+		return err
+	}
+	b = resp.AppendTo(b)
+	c.keep(b)
+	putSize(b, len(b)-4)
+	_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout(len(b))))
+	_, err := c.nc.Write(b)
+	return err
+}
+
+// keep holds on to an answer's buffer for the next one, unless it is large.
+func (c *conn) keep(b []byte) {
+	if cap(b) <= 64<<10 {
+		c.out = b[:0]
+	} else {
+		c.out = nil
+	}
+}
+
+func putSize(b []byte, n int) {
+	appendInt32(b[:0], int32(n))
+}
+
+func writeTimeout(n int) time.Duration {
+	return 30*time.Second + time.Duration(n>>16)*time.Second // at least 64 KiB/s
+}

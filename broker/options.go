@@ -1,0 +1,132 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outrelay/outrelay/internal/clock"
+	"github.com/outrelay/outrelay/internal/vfs"
+)
+
+// Listener is an address on which Kafka clients connect over TCP.
+type Listener struct {
+	Name string // for logs and metrics; "client" when empty
+	Addr string // host:port to listen on; port 0 chooses one
+	// Advertised is the host:port that answers on this listener carry. Empty means the address listened on; for a wildcard
+	// address the machine's host name.
+	Advertised string
+}
+
+// Options say how a Server works. The zero value works in a test once DataDir is set (or FS and DataDir, for memory).
+type Options struct {
+	DataDir string // the directory that holds everything; locked while open
+	FS      vfs.FS // nil means the real file system
+	NodeID  int32  // 0 means 1
+
+	Listeners []Listener // none: only the in-memory listener is served
+	// InternalAddr is the host:port that answers on the in-memory listener carry, and that Dialer accepts. Empty means
+	// outrelay.internal:9092. It is never resolved.
+	InternalAddr string
+
+	DefaultPartitions int32 // partitions of a topic whose creator names no number; 0 means 16
+	// AutoCreateTopics says whether Metadata creates topics that clients ask for; nil means true.
+	AutoCreateTopics *bool
+	// GroupInitialRebalanceDelay is how long an empty group waits for more members before its first rebalance.
+	GroupInitialRebalanceDelay time.Duration
+
+	// MemoryBytes bounds the bytes of Produce bodies being handled, over all connections; 0 means 128 MiB.
+	MemoryBytes int64
+	// MaxConnections bounds TCP connections over all listeners; 0 means 10,000. The in-memory listener is not counted.
+	MaxConnections int
+	// MaxPipelined bounds the requests of one connection that were read and not yet answered; 0 means 128.
+	MaxPipelined int
+	// IdleTimeout closes a connection on which nothing was asked for so long; 0 means 10 minutes. A frame that was begun must
+	// arrive within FrameTimeout; 0 means 60 s.
+	IdleTimeout, FrameTimeout time.Duration
+	// FetchMaxBytes caps what one Fetch answers, whatever the client asks; 0 means 55 MiB.
+	FetchMaxBytes int
+	// FrameBytesMax caps a Produce request; 0 means 100 MiB (socket.request.max.bytes).
+	FrameBytesMax int
+
+	CheckpointEvery time.Duration // how often applied state is made durable apart from the write-ahead log; 0 means the default
+	SegmentBytes    int64         // default segment.bytes of new topics; 0 means the default
+
+	Clock      clock.Clock           // nil means the machine's
+	Logger     *slog.Logger          // nil discards
+	Registerer prometheus.Registerer // nil keeps metrics to itself
+}
+
+// withDefaults returns o with every zero field replaced, or an error wrapping outrelay.ErrConfig when two of them contradict.
+func (o Options) withDefaults() (Options, error) {
+	if o.DataDir == "" {
+		return o, errors.New("broker: Options.DataDir is empty")
+	}
+	def(&o.NodeID, 1)
+	def(&o.InternalAddr, "outrelay.internal:9092")
+	def(&o.DefaultPartitions, 16)
+	def(&o.MemoryBytes, 128<<20)
+	def(&o.MaxConnections, 10_000)
+	def(&o.MaxPipelined, 128)
+	def(&o.IdleTimeout, 10*time.Minute)
+	def(&o.FrameTimeout, time.Minute)
+	def(&o.FetchMaxBytes, 55<<20)
+	def(&o.FrameBytesMax, 100<<20)
+	if o.AutoCreateTopics == nil {
+		o.AutoCreateTopics = new(true)
+	}
+	if o.FS == nil {
+		o.FS = vfs.OS{}
+	}
+	if o.Clock == nil {
+		o.Clock = clock.Real{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Registerer == nil {
+		o.Registerer = prometheus.NewRegistry()
+	}
+	if _, _, err := splitAddr(o.InternalAddr); err != nil {
+		return o, fmt.Errorf("broker: Options.InternalAddr: %w", err)
+	}
+	ls := make([]Listener, len(o.Listeners))
+	for i, l := range o.Listeners {
+		def(&l.Name, "client")
+		if _, _, err := splitAddr(l.Addr); err != nil {
+			return o, fmt.Errorf("broker: listener %s: address %q: %w", l.Name, l.Addr, err)
+		}
+		if l.Advertised != "" {
+			if _, _, err := splitAddr(l.Advertised); err != nil {
+				return o, fmt.Errorf("broker: listener %s: advertised address %q: %w", l.Name, l.Advertised, err)
+			}
+		}
+		ls[i] = l
+	}
+	o.Listeners = ls
+	return o, nil
+}
+
+func def[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+func splitAddr(addr string) (host string, port int32, err error) {
+	h, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, err
+	}
+	n, err := strconv.ParseUint(p, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("port %q is not a number from 0 to 65535", p)
+	}
+	return h, int32(n), nil
+}
