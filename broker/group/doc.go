@@ -1,3 +1,28 @@
 // Package group decides for consumer groups: membership, generations, assignments, committed offsets. It never does I/O, starts no
 // goroutine and reads no clock: time comes in with each call, and what is to be done goes out as [Effects].
+//
+// # Two halves
+//
+// The store is what the log of one partition of __consumer_offsets says: offsets, offsets of open transactions, group metadata. It is
+// fed at apply, in log order, on every replica, and travels in checkpoints. The coordinator is what only the partition's leader
+// knows on top: who waits for which answer, which session runs out when. It is built from the store by [Coordinator.Load] and dropped by
+// [Coordinator.Unload], so a restart and a change of leader are the same thing.
+//
+//	requests, time ──▶ Coordinator ──▶ Effects: records to write, answers to send
+//	                        ▲   │ reads
+//	 Written ───────────────┘   ▼
+//	 ApplyRecord, ApplyMarker ▶ store (offsets, group metadata)
+//
+// A commit is answered when its records were applied, that is durable (Kafka's promise, and invariant G1 of docs/invariants.md).
+//
+// # The classic protocol
+//
+//	Empty ──join──▶ PreparingRebalance ──all joined, or time──▶ CompletingRebalance ──leader's sync, durable──▶ Stable
+//	  ▲                    ▲   │ nobody left                          │ join, leave, expiry                       │
+//	  └────────────────────┼───┘                                      ▼                                           ▼
+//	                       └──────────────────────────────────────────┴───────────────────────────────────────────┘
+//
+// Dead is a group that is being deleted. KIPs: 62 (timeouts), 211 (offset expiry), 345 (static membership), 394 (member id first),
+// 429 (cooperative: the broker only needs to let members keep consuming while they rejoin), 447 (transactional commits fenced by
+// generation), 814 (static leader skips the assignment).
 package group
