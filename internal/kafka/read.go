@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -11,6 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/internal/backoff"
+	"github.com/outrelay/outrelay/internal/clock"
 )
 
 // Watermarks are the ends of a partition. Start and both ends are offsets; the ends are exclusive.
@@ -18,41 +21,51 @@ type Watermarks struct {
 	Start, LastStable, High int64
 }
 
-// HighWatermarks returns the high watermark of each partition of a topic: the first offset that is not committed. It asks
-// the log, once.
+// HighWatermarks returns the high watermark of each partition of a topic: the first offset that is not committed.
 func HighWatermarks(ctx context.Context, cl *kgo.Client, topic string) (map[int32]int64, error) {
-	l, err := kadm.NewClient(cl).ListEndOffsets(ctx, topic)
-	return offsets(l, err, topic)
+	return offsets(ctx, cl, topic, kadm.NewClient(cl).ListEndOffsets)
 }
 
 // StableOffsets returns the last stable offset of each partition of a topic: readers at read_committed stop there.
 func StableOffsets(ctx context.Context, cl *kgo.Client, topic string) (map[int32]int64, error) {
-	l, err := kadm.NewClient(cl).ListCommittedOffsets(ctx, topic)
-	return offsets(l, err, topic)
+	return offsets(ctx, cl, topic, kadm.NewClient(cl).ListCommittedOffsets)
 }
 
 // StartOffsets returns the log start offset of each partition of a topic.
 func StartOffsets(ctx context.Context, cl *kgo.Client, topic string) (map[int32]int64, error) {
-	l, err := kadm.NewClient(cl).ListStartOffsets(ctx, topic)
-	return offsets(l, err, topic)
+	return offsets(ctx, cl, topic, kadm.NewClient(cl).ListStartOffsets)
 }
 
-func offsets(l kadm.ListedOffsets, err error, topic string) (map[int32]int64, error) {
-	if err == nil {
-		err = l.Error()
+const (
+	staleTriesMax = 100
+	stalePause    = 20 * time.Millisecond
+)
+
+// offsets lists offsets. The client remembers for a moment that a topic did not exist, so a "no" is checked by asking a broker.
+func offsets(ctx context.Context, cl *kgo.Client, topic string, list func(context.Context, ...string) (kadm.ListedOffsets, error)) (map[int32]int64, error) {
+	for try := 0; ; try++ {
+		l, err := list(ctx, topic)
+		if err == nil {
+			err = l.Error()
+		}
+		out := map[int32]int64{}
+		l.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
+		if err == nil && len(out) > 0 {
+			return out, nil
+		}
+		if err != nil && !errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return nil, wrap(err, "offsets of topic %s", topic)
+		}
+		if _, err := Topic(ctx, cl, topic); err != nil {
+			return nil, err
+		}
+		if try >= staleTriesMax {
+			return nil, fmt.Errorf("offsets of topic %s: %w: it exists, but its partitions are not known yet", topic, outrelay.ErrTransient)
+		}
+		if err := backoff.Sleep(ctx, clock.Real{}, stalePause); err != nil {
+			return nil, wrap(err, "offsets of topic %s", topic)
+		}
 	}
-	if errors.Is(err, kerr.UnknownTopicOrPartition) {
-		return nil, fmt.Errorf("offsets of topic %s: %w", topic, ErrNoTopic)
-	}
-	if err != nil {
-		return nil, wrap(err, "offsets of topic %s", topic)
-	}
-	out := map[int32]int64{}
-	l.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
-	if len(out) == 0 {
-		return nil, fmt.Errorf("offsets of topic %s: %w", topic, ErrNoTopic)
-	}
-	return out, nil
 }
 
 // ReadCommitted calls fn for each committed record of a partition with an offset in [from, upTo), in order, and returns once everything

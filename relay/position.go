@@ -1,0 +1,149 @@
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/internal/kafka"
+)
+
+// recordVersion is the version of position and index records that this code writes (docs/format/position-record.md).
+const recordVersion = 1
+
+// timeFormat is RFC 3339 with microseconds: what databases keep.
+const timeFormat = "2006-01-02T15:04:05.999999Z07:00"
+
+// PositionRecord is the value of a record in __outrelay_positions (docs/format/position-record.md).
+type PositionRecord struct {
+	Position    outrelay.Position
+	Place       string
+	CommittedAt time.Time
+	Events      int64 // since the source's first position
+	InTxn       bool  // the position lies inside a source transaction
+}
+
+// Append appends the record's value to b.
+func (p PositionRecord) Append(b []byte) []byte {
+	return append(p.appendOpen(b), '}')
+}
+
+func (p PositionRecord) appendOpen(b []byte) []byte {
+	b = append(b, `{"v":`...)
+	b = strconv.AppendInt(b, recordVersion, 10)
+	b = append(b, `,"source":`...)
+	b = appendJSONString(b, []byte(p.Position.Source))
+	b = append(b, `,"place":`...)
+	b = appendJSONString(b, []byte(p.Place))
+	if !p.CommittedAt.IsZero() {
+		b = append(b, `,"committed_at":"`...)
+		b = p.CommittedAt.UTC().AppendFormat(b, timeFormat)
+		b = append(b, '"')
+	}
+	b = append(b, `,"events":`...)
+	b = strconv.AppendInt(b, p.Events, 10)
+	b = append(b, `,"in_txn":`...)
+	b = strconv.AppendBool(b, p.InTxn)
+	b = append(b, `,"position":`...)
+	return append(b, p.Position.Token...) // valid JSON, and kept byte for byte: only its package looks inside
+}
+
+type positionJSON struct {
+	V           int             `json:"v"`
+	Source      string          `json:"source"`
+	Place       string          `json:"place"`
+	CommittedAt time.Time       `json:"committed_at"`
+	Events      int64           `json:"events"`
+	InTxn       bool            `json:"in_txn"`
+	Position    json.RawMessage `json:"position"`
+}
+
+func (j positionJSON) record() (PositionRecord, error) {
+	if j.V > recordVersion {
+		return PositionRecord{}, fmt.Errorf("format version %d, this outrelay reads up to %d: %w: run the newer release", j.V, recordVersion, outrelay.ErrEnvironment)
+	}
+	if j.V < 1 || j.Source == "" || len(j.Position) == 0 {
+		return PositionRecord{}, fmt.Errorf("no version, source or position: %w", outrelay.ErrDataHalt)
+	}
+	return PositionRecord{
+		Position: outrelay.Position{Source: outrelay.SourceID(j.Source), Token: string(j.Position)},
+		Place:    j.Place, CommittedAt: j.CommittedAt, Events: j.Events, InTxn: j.InTxn,
+	}, nil
+}
+
+// ParsePosition reads the value of a record in __outrelay_positions.
+func ParsePosition(value []byte) (PositionRecord, error) {
+	var j positionJSON
+	if err := json.Unmarshal(value, &j); err != nil {
+		return PositionRecord{}, fmt.Errorf("position record: %w: %w", outrelay.ErrDataHalt, err)
+	}
+	p, err := j.record()
+	if err != nil {
+		return p, fmt.Errorf("position record: %w", err)
+	}
+	return p, nil
+}
+
+// PositionPartition returns the partition of __outrelay_positions that a source belongs to, for good.
+func PositionPartition(s outrelay.SourceID) int32 {
+	return kafka.PartitionOf([]byte(s), kafka.PositionsPartitions)
+}
+
+// ReadPosition returns the last committed position of a source; ok is false when it has none. It waits while an open transaction of
+// another source holds readers below the partition's high watermark. It fails with kafka.ErrNoTopic when the log has no positions at all.
+func ReadPosition(ctx context.Context, cl *kgo.Client, s outrelay.SourceID) (p PositionRecord, ok bool, err error) {
+	part := PositionPartition(s)
+	rec, err := kafka.LastOfKey(ctx, cl, kafka.PositionsTopic, part, string(s))
+	if err == nil && rec == nil {
+		return PositionRecord{}, false, nil
+	}
+	if err != nil {
+		return PositionRecord{}, false, err
+	}
+	p, err = ParsePosition(rec.Value)
+	if err != nil {
+		return p, false, fmt.Errorf("%s/%d offset %d: %w", kafka.PositionsTopic, part, rec.Offset, err)
+	}
+	return p, true, nil
+}
+
+// ReadPositions returns the last committed position of every source that the log knows.
+func ReadPositions(ctx context.Context, cl *kgo.Client) (map[outrelay.SourceID]PositionRecord, error) {
+	out := map[outrelay.SourceID]PositionRecord{}
+	hws, err := kafka.HighWatermarks(ctx, cl, kafka.PositionsTopic)
+	if errors.Is(err, kafka.ErrNoTopic) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for part := range hws {
+		last, err := kafka.ReadCompacted(ctx, cl, kafka.PositionsTopic, part)
+		if err != nil {
+			return nil, err
+		}
+		for _, rec := range last {
+			p, err := ParsePosition(rec.Value)
+			if err != nil {
+				return nil, fmt.Errorf("%s/%d offset %d: %w", kafka.PositionsTopic, part, rec.Offset, err)
+			}
+			out[p.Position.Source] = p
+		}
+	}
+	return out, nil
+}
+
+// positionsConfigs keep the topic small, so that a start reads little: the log keeps the last position of each source.
+func positionsConfigs() map[string]string {
+	return map[string]string{"cleanup.policy": "compact", "segment.bytes": "4194304", "min.cleanable.dirty.ratio": "0.1"}
+}
+
+func indexConfigs() map[string]string {
+	return map[string]string{"cleanup.policy": "delete", "retention.ms": "2592000000"}
+}

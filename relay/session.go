@@ -1,0 +1,232 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/internal/kafka"
+	"github.com/outrelay/outrelay/sources"
+)
+
+// session is one run from the position in the log to the first error. Nothing is carried from one session to the next: whatever the
+// error was, ambiguous or not, the log says what is in.
+type session struct {
+	r      *Relay
+	o      Options
+	admin  *kgo.Client // plain: topics, positions
+	stream sources.Stream
+	router *router
+	hand   *handoff
+	pub    *publisher
+	pos    PositionRecord // the last that stands in the log
+}
+
+// session relays until an error; progressed tells that something was committed. The source is confirmed nothing that is not in the log.
+func (r *Relay) session(ctx context.Context) (progressed bool, err error) {
+	s := &session{r: r, o: r.o, hand: newHandoff(r.o.GatherBytesMax)}
+	if s.admin, err = kafka.NewClient(r.o.Kafka); err != nil {
+		return false, err
+	}
+	defer s.admin.Close()
+	if s.router, err = newRouter(r.o, s.ensureTopic); err != nil {
+		return false, err
+	}
+	if err := s.ensureTopics(ctx); err != nil {
+		return false, err
+	}
+	s.pub = newPublisher(s)
+	defer func() { s.pub.end(err) }()
+	found, err := s.pub.openAndRead(ctx, false)
+	if err != nil {
+		return false, err
+	}
+	if !found {
+		if err := s.init(ctx); err != nil {
+			return false, err
+		}
+	}
+	r.set(func(st *Status) {
+		st.Position, st.Place, st.CommittedAt, st.Events = s.pos.Position, s.pos.Place, s.pos.CommittedAt, s.pos.Events
+	})
+	if s.stream, err = r.o.From.Open(ctx, s.pos.Position); err != nil {
+		return false, fmt.Errorf("source %s at %s: %w", r.o.Source, s.pos.Place, err)
+	}
+	r.o.Logger.Info("source opened", "source", r.o.Source, "place", s.pos.Place, "events", s.pos.Events)
+	r.enter(StateRunning, nil)
+	gctx, stop := context.WithCancel(ctx)
+	gathered := make(chan struct{})
+	go func() {
+		defer close(gathered)
+		s.hand.fail(s.gather(gctx))
+	}()
+	r.handoff.Store(s.hand)
+	defer r.handoff.Store(nil)
+	defer func() {
+		stop()
+		<-gathered
+		if cerr := s.stream.Close(); cerr != nil {
+			r.o.Logger.Debug("closing the source's stream", "source", r.o.Source, "err", cerr)
+		}
+	}()
+	return s.publish(ctx)
+}
+
+// init makes what the source needs in its database, and writes the first position: the log's first word on this source.
+func (s *session) init(ctx context.Context) error {
+	pos, err := s.o.From.Init(ctx)
+	if err != nil {
+		return fmt.Errorf("source %s: %w", s.o.Source, err)
+	}
+	pos.Source = s.o.Source
+	g := &gather{pos: pos, place: "start", last: true, hasPos: true}
+	if _, err := s.pub.publish(ctx, g); err != nil {
+		return fmt.Errorf("write the first position of source %s: %w", s.o.Source, err)
+	}
+	s.o.Logger.Info("first position written", "source", s.o.Source, "position", pos.Token)
+	return nil
+}
+
+// gather reads transactions and routes them into the handoff until an error.
+func (s *session) gather(ctx context.Context) error {
+	var parts partsInOrder
+	for {
+		t, err := s.stream.Next(ctx)
+		if err != nil {
+			return fmt.Errorf("source %s: %w", s.o.Source, err)
+		}
+		if err := parts.check(&t); err != nil {
+			return err
+		}
+		if t.Position.Source == "" {
+			t.Position.Source = s.o.Source
+		}
+		if err := s.hand.put(ctx, &t, func(g *gather) error { return s.route(ctx, g, &t) }); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *session) route(ctx context.Context, g *gather, t *outrelay.Txn) error {
+	s.router.begin(t)
+	for i := range t.Events {
+		ev := &t.Events[i]
+		err := s.router.route(ctx, g, ev)
+		var bad *unroutable
+		if errors.As(err, &bad) {
+			err = s.unroutable(ctx, g, t, ev, bad)
+		}
+		if err != nil {
+			return err
+		}
+		g.events++
+	}
+	return nil
+}
+
+// publish commits what was gathered, one Kafka transaction at a time, while the next gathers.
+func (s *session) publish(ctx context.Context) (progressed bool, err error) {
+	next := s.o.Clock.Now().Add(s.o.IdleEvery)
+	for {
+		idle := s.o.Clock.NewTimer(next.Sub(s.o.Clock.Now()))
+		g, err := s.hand.take(ctx, idle.C())
+		idle.Stop()
+		if err != nil {
+			return progressed, err
+		}
+		committed, err := s.pub.publish(ctx, g)
+		if err != nil {
+			return progressed, err
+		}
+		if committed {
+			progressed = true
+			next = s.o.Clock.Now().Add(s.o.IdleEvery)
+		}
+		s.hand.giveBack(g)
+	}
+}
+
+// ensureTopics makes the topics that must stand before anything is relayed.
+func (s *session) ensureTopics(ctx context.Context) error {
+	want := []Topic{
+		{Name: kafka.PositionsTopic, Partitions: kafka.PositionsPartitions, Configs: positionsConfigs()},
+		{Name: kafka.IndexTopic, Partitions: kafka.IndexPartitions, Configs: indexConfigs()},
+	}
+	for _, t := range s.o.Topics {
+		def(&t.Partitions, s.o.Partitions)
+		want = append(want, t)
+	}
+	for _, t := range want {
+		st, err := kafka.EnsureTopic(ctx, s.admin, t.Name, t.Partitions, t.Configs)
+		if err != nil {
+			return err
+		}
+		if t.Name == kafka.PositionsTopic && st.Partitions != kafka.PositionsPartitions {
+			return &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "positions-partitions", Place: "topic " + t.Name,
+				Cause: fmt.Sprintf("it has %d partitions, not %d: sources would not be found again", st.Partitions, kafka.PositionsPartitions),
+				Fix:   "delete the topic if no source has a position yet; else this log cannot be used"}
+		}
+		if len(st.Differs) > 0 {
+			s.o.Logger.Warn("topic stands otherwise than configured; it was left as it is", "topic", t.Name, "differs", st.Differs)
+		}
+	}
+	return nil
+}
+
+// ensureTopic is asked by the router before the first record goes to a topic.
+func (s *session) ensureTopic(ctx context.Context, name string, t *tablePlan) (int32, *unroutable, error) {
+	var st kafka.TopicState
+	var err error
+	if t.NoAutoCreate {
+		st, err = kafka.Topic(ctx, s.admin, name)
+		if errors.Is(err, kafka.ErrNoTopic) {
+			return 0, &unroutable{code: "no-topic", topic: name, cause: fmt.Sprintf("topic %s does not exist and auto_create is off", name),
+				fix: fmt.Sprintf("create it (outrelay topics create %s) or turn auto_create on", name)}, nil
+		}
+	} else {
+		configs := map[string]string{}
+		for k, v := range s.o.TopicConfigs {
+			configs[k] = v
+		}
+		for k, v := range t.Configs {
+			configs[k] = v
+		}
+		if s.o.RecordBytesMax > 1_000_000 {
+			if _, ok := configs["max.message.bytes"]; !ok {
+				configs["max.message.bytes"] = strconv.Itoa(s.o.RecordBytesMax + batchOverheadBytes)
+			}
+		}
+		st, err = kafka.EnsureTopic(ctx, s.admin, name, t.Partitions, configs)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	if st.Created {
+		s.o.Logger.Info("topic created", "topic", name, "partitions", st.Partitions)
+	}
+	s.pub.topicMet(name, st.ID)
+	return st.Partitions, nil, nil
+}
+
+// unroutable halts, or writes the row to the dead letter topic.
+func (s *session) unroutable(ctx context.Context, g *gather, t *outrelay.Txn, ev *outrelay.Event, bad *unroutable) error {
+	table := s.router.tables[ev.Schema.Table]
+	if table == nil {
+		table = s.router.tables[""]
+	}
+	id := "(unknown)"
+	if v, ok := ev.Get(table.Columns.ID); ok && v != nil {
+		id = clip(v)
+	}
+	if table.OnUnroutable == UnroutableDeadLetter {
+		return s.deadLetter(ctx, g, t, ev, table, bad)
+	}
+	return &outrelay.Error{Class: outrelay.ErrDataHalt, Code: bad.code,
+		Place: fmt.Sprintf("source %s, table %s, at %s, row %s (no. %d of its transaction)", s.o.Source, ev.Schema.Table, t.Place, id, ev.Ordinal),
+		Cause: bad.cause,
+		Fix:   bad.fix + "; or set on_unroutable: dead_letter to move such rows to " + string(s.o.Source) + ".dlq and go on; then restart"}
+}
