@@ -11,6 +11,10 @@ import (
 // its Next is the batch's Next (it is in) or its From (it is not, and no longer can be).
 var ErrAmbiguous = errors.New("outcome of commit unknown")
 
+// ErrConflict: another transaction was in the way (a deadlock, a serialisation failure, a lock that was not had in time). It comes together
+// with outrelay.ErrTransient; smaller batches, or one partition at a time, make it rarer.
+var ErrConflict = errors.New("conflict with another transaction")
+
 // RecordError names the record of a batch that fails by itself, whatever the time. The batch was rolled back.
 type RecordError struct {
 	Record  Record

@@ -9,6 +9,15 @@ import (
 	"github.com/outrelay/outrelay"
 )
 
+// Record headers that handlers know by a parameter of their own. HeaderID and HeaderEventType are Debezium's, the others are written by
+// the relay (internal/kafka names them too; a test holds the two together).
+const (
+	HeaderID          = "id"
+	HeaderType        = "outrelay.type"
+	HeaderEventType   = "eventType" // where the event type is placed by additional.placement and HeaderType is off
+	HeaderCommittedAt = "outrelay.committed_at"
+)
+
 // Record is a committed record of the log, as a handler sees it.
 type Record struct {
 	Topic     string
@@ -29,6 +38,14 @@ func (r *Record) Header(key string) []byte {
 		}
 	}
 	return nil
+}
+
+// Type returns the record's event type, "" when it names none.
+func (r *Record) Type() string {
+	if t := r.Header(HeaderType); t != nil {
+		return string(t)
+	}
+	return string(r.Header(HeaderEventType))
 }
 
 // Partition is the identity under which a sink remembers what was processed: the log and the topic by their ids, so that a

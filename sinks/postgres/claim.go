@@ -1,0 +1,143 @@
+package postgres
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/sinks"
+)
+
+// claimSQL takes a partition's row, or makes it, unless a row of another log or topic id stands under the same group and topic name.
+// It is one statement, so a claim is made or not made; the row lock makes it wait for an older owner's open transaction, so what it
+// returns is final.
+const claimSQL = `with other as (
+	select log_id, topic_id::text as topic_id, partition, next_offset from %[1]s
+	where group_id = $2 and topic = $5 and (log_id <> $1 or topic_id <> $3::uuid)
+	order by (partition = $4::int) desc, updated_at desc limit 1),
+claimed as (
+	insert into %[1]s as o (log_id, group_id, topic_id, partition, topic, epoch, owner, next_offset)
+	select $1, $2, $3::uuid, $4::int, $5, 1, $6, -1 where not exists (select from other)
+	on conflict (log_id, group_id, topic_id, partition) do update
+	set epoch = o.epoch + 1, owner = excluded.owner, topic = excluded.topic, updated_at = now()
+	returning epoch, next_offset)
+select epoch, next_offset, null, null, null from claimed
+union all
+select null, next_offset, log_id, topic_id, partition from other`
+
+// Claim implements sinks.OffsetStore.
+func (s *Sink) Claim(ctx context.Context, group string, p sinks.Partition) (sinks.Claim, error) {
+	claim := sinks.Claim{Group: group, Partition: p}
+	what := fmt.Sprintf("claim of %s/%d for group %s", p.Topic, p.Partition, group)
+	err := s.with(ctx, func(c *conn) error {
+		stop := s.watchStuckOwner(ctx, c.pg.PID(), what)
+		defer stop()
+		rows, err := query(ctx, c.pg, fmt.Sprintf(claimSQL, s.table), p.LogID, group, formatUUID(p.TopicID), strconv.Itoa(int(p.Partition)), p.Topic, s.o.Owner)
+		if err != nil {
+			return err
+		}
+		if len(rows) != 1 {
+			return fmt.Errorf("%d rows instead of 1", len(rows))
+		}
+		if r := rows[0]; r[0] == nil {
+			return foreignRow(group, p, r)
+		}
+		return scan(rows[0], map[int]*int64{0: &claim.Epoch, 1: &claim.Next})
+	})
+	return claim, classifiedOrNil(what, err)
+}
+
+// foreignRow is the halt for a row of another log or topic under our topic's name. Row: -, next, log id, topic id, partition.
+func foreignRow(group string, p sinks.Partition, r [][]byte) error {
+	e := &outrelay.Error{
+		Class: outrelay.ErrDataHalt, Place: fmt.Sprintf("group %s, topic %s", group, p.Topic),
+		Fix: fmt.Sprintf("to go on in this log: `outrelay groups reset %[1]s --topic %[2]s --to earliest` (processes all of the topic) or `--to latest` (skips what is in it); "+
+			"to go on where the group was: bring the old log or topic back", group, p.Topic),
+	}
+	if log := string(r[2]); log != p.LogID {
+		e.Code = "other-log"
+		e.Cause = fmt.Sprintf("the sink has processed partition %s up to offset %s of another log, %s; this one is %s. Was the data directory deleted, or `log:` changed?", r[4], r[1], log, p.LogID)
+		return e
+	}
+	e.Code = "other-topic"
+	e.Cause = fmt.Sprintf("the sink has processed partition %s up to offset %s of another topic of this name, with id %s; this one has id %s. Was the topic deleted and created again?", r[4], r[1], r[3], formatUUID(p.TopicID))
+	return e
+}
+
+// watchStuckOwner terminates what keeps the claim on backend pid waiting for too long, if it is a session of outrelay in a transaction as
+// old as that: its process is stopped or cut off, and would otherwise hold the row for ever.
+func (s *Sink) watchStuckOwner(ctx context.Context, pid uint32, what string) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			t := s.o.Clock.NewTimer(s.o.StuckOwnerAfter)
+			select {
+			case <-ctx.Done():
+				t.Stop()
+				return
+			case <-t.C():
+			}
+			n, err := s.terminateStuckOwner(ctx, pid)
+			if ctx.Err() == nil && (n > 0 || err != nil) {
+				s.o.Logger.Warn("claim kept waiting by an older owner's transaction", "claim", what, "terminated", n, "err", err)
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+func (s *Sink) terminateStuckOwner(ctx context.Context, pid uint32) (n int, err error) {
+	pg, _, err := s.dialRaw(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer closeConn(pg)
+	rows, err := query(ctx, pg, `select pg_terminate_backend(pid) from pg_stat_activity
+	where pid = any(pg_blocking_pids($1::int)) and usename = current_user and application_name like 'outrelay%'
+	and xact_start < clock_timestamp() - $2::bigint * interval '1 millisecond'`, strconv.FormatUint(uint64(pid), 10), ms(s.o.StuckOwnerAfter-time.Millisecond))
+	return len(rows), err
+}
+
+func isClassified(err error) bool {
+	for _, class := range []error{
+		outrelay.ErrConfig, outrelay.ErrEnvironment, outrelay.ErrDataHalt, outrelay.ErrFenced, outrelay.ErrTransient, outrelay.ErrRecord,
+		sinks.ErrAmbiguous, context.Canceled, errClosed,
+	} {
+		if errors.Is(err, class) {
+			return true
+		}
+	}
+	return false
+}
+
+// scan parses the numbers of a row.
+func scan(row [][]byte, to map[int]*int64) error {
+	for i, p := range to {
+		v, err := strconv.ParseInt(string(row[i]), 10, 64)
+		if err != nil {
+			return fmt.Errorf("column %d: %w", i+1, err)
+		}
+		*p = v
+	}
+	return nil
+}
+
+func formatUUID(id [16]byte) string {
+	h := hex.EncodeToString(id[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+func parseUUID(s string) (id [16]byte, err error) {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	if err != nil || len(b) != 16 {
+		return id, fmt.Errorf("topic id %q is no UUID", s)
+	}
+	return [16]byte(b), nil
+}
