@@ -3,9 +3,11 @@ package replica
 import (
 	"errors"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/outrelay/outrelay/broker/wal"
 	"github.com/outrelay/outrelay/internal/clock"
@@ -82,4 +84,38 @@ type Options struct {
 	Shards          int           // goroutines that own groups; default GOMAXPROCS, at most 8
 	InFlightBytes   int64         // proposals in flight over all groups; default 64 MiB
 	EntryBytesMax   int           // largest payload of one entry; default 32 MiB
+
+	// Manual starts no goroutine: proposals wait until Pump or Step runs them, on the caller's goroutine. For simulations and
+	// crash tests, which must be able to repeat a run; not for concurrent use.
+	Manual bool
+
+	send func(GroupID, *pb.Message) // to other nodes; tests only until there is a transport
+}
+
+func (o Options) withDefaults() Options {
+	if o.Clock == nil {
+		o.Clock = clock.Real{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.CheckpointEvery <= 0 {
+		o.CheckpointEvery = 10 * time.Second
+	}
+	if o.MaintainEvery <= 0 {
+		o.MaintainEvery = 30 * time.Second
+	}
+	if o.Shards <= 0 {
+		o.Shards = min(runtime.GOMAXPROCS(0), 8)
+	}
+	if o.InFlightBytes <= 0 {
+		o.InFlightBytes = 64 << 20
+	}
+	if o.EntryBytesMax <= 0 {
+		o.EntryBytesMax = 32 << 20
+	}
+	if o.WAL.Logger == nil {
+		o.WAL.Logger = o.Logger
+	}
+	return o
 }

@@ -126,3 +126,7 @@ func (l *Log) Compact(ctx context.Context, o CompactOptions) (CompactStats, erro
 }
 func (l *Log) Verify() error { return errTODO }
 func (l *Log) Close() error  { return errTODO }
+
+// State returns what Sync would return now, without making it durable: a Sync that begins later covers it. Called by the writer, so that
+// the replica can freeze it together with its own state; cheap, no I/O.
+func (l *Log) State() State { return State{} }

@@ -1,0 +1,41 @@
+package replica
+
+import "fmt"
+
+// partitionBlob is what the checkpoint holds of a partition (docs/format/checkpoint.md).
+type partitionBlob struct {
+	logStart int64
+	segments []byte
+	observed []byte
+}
+
+const partitionBlobVersion = 1
+
+// encode returns the blob up to the observer's part, which is appended later, off the apply path.
+func (p *partitionBlob) encode(ps *producers) []byte {
+	b := make([]byte, 0, 64+len(p.segments)+len(ps.byID)*160)
+	b = append(b, partitionBlobVersion)
+	b = be64(b, uint64(p.logStart))
+	b = be32(b, uint32(len(p.segments)))
+	b = append(b, p.segments...)
+	return ps.encode(b)
+}
+
+// decodePartitionBlob reads a blob, producers into ps. A nil observed means that there was none.
+func decodePartitionBlob(blob []byte, ps *producers) (partitionBlob, error) {
+	d := decoder{b: blob}
+	if v := d.u8(); v != partitionBlobVersion {
+		return partitionBlob{}, fmt.Errorf("partition state version %d, this program reads %d: %w", v, partitionBlobVersion, ErrVersion)
+	}
+	var p partitionBlob
+	p.logStart = int64(d.u64())
+	p.segments = d.bytes(int(d.u32()))
+	ps.decode(&d)
+	if n := int(d.u32()); n > 0 {
+		p.observed = d.bytes(n)
+	}
+	if err := d.end(); err != nil {
+		return p, fmt.Errorf("partition state: %w", err)
+	}
+	return p, nil
+}

@@ -1,0 +1,66 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/outrelay/outrelay/broker/segment"
+)
+
+// Maintain looks at the age of the active segment, at retention and at compaction; the node calls it every Options.MaintainEvery, from one
+// goroutine. It blocks on the disk, beside applies and reads. Only segments wholly below the last durable checkpoint are touched:
+// a restart appends again from there. The leader decides on retention, by its clock, and the others follow its log start entry. An
+// error means that the disk failed; a segment that cannot be understood is left alone and logged.
+func (p *Partition) Maintain(now time.Time) error {
+	if p.closed.Load() || p.log == nil {
+		return nil
+	}
+	cfg := p.config()
+	var rollErr error
+	err := p.in.onShard(func() {
+		p.log.Configure(cfg.SegmentBytes, time.Duration(cfg.SegmentMs)*time.Millisecond)
+		rollErr = p.log.RollIfOld(now)
+	})
+	if err != nil {
+		return nil // removed or closing
+	}
+	p.mu.Lock()
+	durable, open := p.durable, p.ps.lastStable(p.log.NextOffset())
+	p.mu.Unlock()
+	if rollErr != nil {
+		return p.maintainError("roll", rollErr)
+	}
+	if cfg.Delete && p.Leads() && (cfg.RetentionMs >= 0 || cfg.RetentionBytes >= 0) {
+		to := p.log.RetentionPoint(now, cfg.RetentionMs, cfg.RetentionBytes, durable.activeBase)
+		if to > p.LogStart() {
+			p.moveStart(to, flagRetention, func(int64, error) {}) // the next look tries again
+		}
+	}
+	// Files go only once the checkpoint says so: until then a restart may need to know of them.
+	if to := min(durable.logStart, durable.activeBase); to > p.log.LogStartOffset() {
+		if err := p.log.AdvanceStart(to); err != nil {
+			return p.maintainError("retention", err)
+		}
+	}
+	if !cfg.Compact {
+		return nil
+	}
+	_, err = p.log.Compact(context.Background(), segment.CompactOptions{
+		Below: min(durable.activeBase, open), DeleteRetention: time.Duration(cfg.DeleteRetentionMs) * time.Millisecond, Now: now,
+		MinDirtyRatio: cfg.MinCleanableRatio, MinLag: cfg.MinCompactionLag, MaxLag: cfg.MaxCompactionLag, ProducerExpiry: p.o.ProducerExpiry,
+	})
+	return p.maintainError("compaction", err)
+}
+
+func (p *Partition) maintainError(what string, err error) error {
+	switch {
+	case err == nil || p.closed.Load():
+		return nil
+	case errors.Is(err, segment.ErrCorrupt):
+		p.o.Logger.Error("housekeeping skipped", "what", what, "err", err)
+		return nil
+	}
+	return fmt.Errorf("%s/%d: %s: %w", p.o.Topic, p.o.Index, what, err)
+}

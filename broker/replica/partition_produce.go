@@ -1,0 +1,98 @@
+package replica
+
+import (
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/outrelay/outrelay/broker/record"
+)
+
+// Produce proposes a batch that record.Validate accepted. It does not wait; done is called once, after the batch was applied, with
+// its offset, and that is when it is on disk at a majority; or with a *kerr.Error. The batch is copied: the caller keeps it. done runs on
+// a goroutine that other partitions need: it must not block.
+//
+// Errors: INVALID_RECORD (a control batch, or a producer id without epoch or sequence), OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH,
+// INVALID_TXN_STATE, MESSAGE_TOO_LARGE, REQUEST_TIMED_OUT (too much in flight), NOT_LEADER_OR_FOLLOWER (the last two may be
+// retried).
+func (p *Partition) Produce(batch []byte, o ProduceOptions, done func(ProduceResult)) {
+	b := record.Batch(batch)
+	kind, flags := entryBatch, uint8(0)
+	if o.InternalControl {
+		flags = flagInternal
+	}
+	if b.Control() {
+		if !o.InternalControl {
+			done(ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.LogStart(), Err: kerr.InvalidRecord})
+			return
+		}
+		kind, flags = entryTxnMarker, 0
+	}
+	now := p.o.Clock.Now().UnixMilli()
+	if kind == entryBatch && p.config().LogAppendTime {
+		b = record.WithLogAppendTime(b, now)
+	}
+	p.propose(encodeBatchEntry(kind, flags, now, b), done)
+}
+
+// WriteMarker ends the producer's transaction in this partition (WriteTxnMarkers, transaction versions 0 and 1). Like
+// Produce, it does not wait. When the transaction is ended already by a marker of the same epoch, nothing is written and Base is -1.
+// Errors: INVALID_PRODUCER_EPOCH (a newer epoch has been here), TRANSACTION_COORDINATOR_FENCED, and the retriable ones of Produce.
+func (p *Partition) WriteMarker(producerID int64, epoch int16, commit bool, coordinatorEpoch int32, done func(ProduceResult)) {
+	p.marker(0, producerID, epoch, commit, coordinatorEpoch, done)
+}
+
+// WriteMarkerV2 is WriteMarker for transaction version 2 (KIP-890): the marker carries the epoch after the bump, and one whose
+// epoch is that of the open transaction's data is late and refused with INVALID_PRODUCER_EPOCH.
+func (p *Partition) WriteMarkerV2(producerID int64, epoch int16, commit bool, coordinatorEpoch int32, done func(ProduceResult)) {
+	p.marker(flagStrict, producerID, epoch, commit, coordinatorEpoch, done)
+}
+
+func (p *Partition) marker(flags uint8, pid int64, epoch int16, commit bool, coordinatorEpoch int32, done func(ProduceResult)) {
+	if pid < 0 || epoch < 0 {
+		done(ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.LogStart(), Err: kerr.InvalidProducerEpoch})
+		return
+	}
+	now := p.o.Clock.Now().UnixMilli()
+	p.propose(encodeBatchEntry(entryTxnMarker, flags, now, record.EndTxnMarker(pid, epoch, commit, coordinatorEpoch, now)), done)
+}
+
+func (p *Partition) propose(payload []byte, done func(ProduceResult)) {
+	if p.in.propose == nil {
+		done(ProduceResult{Base: -1, LogAppendTime: -1, Err: kerr.NotLeaderForPartition})
+		return
+	}
+	p.in.propose(payload, func(result any, err error) {
+		if err != nil {
+			done(ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.LogStart(), Err: kafkaError(err)})
+			return
+		}
+		done(result.(ProduceResult))
+	})
+}
+
+// DeleteRecords moves the log start offset to before, or to the high watermark when before is -1. It does not wait; done gets the log
+// start offset after it was applied. Errors: OFFSET_OUT_OF_RANGE above the high watermark, NOT_LEADER_OR_FOLLOWER.
+func (p *Partition) DeleteRecords(before int64, done func(logStart int64, err error)) {
+	hw := p.HighWatermark()
+	if before == -1 {
+		before = hw
+	}
+	if before < 0 || before > hw {
+		done(-1, kerr.OffsetOutOfRange)
+		return
+	}
+	p.moveStart(before, 0, done)
+}
+
+func (p *Partition) moveStart(to int64, flags uint8, done func(int64, error)) {
+	if p.in.propose == nil {
+		done(-1, kerr.NotLeaderForPartition)
+		return
+	}
+	p.in.propose(encodeLogStartEntry(flags, p.o.Clock.Now().UnixMilli(), to), func(result any, err error) {
+		if err != nil {
+			done(-1, kafkaError(err))
+			return
+		}
+		done(result.(int64), nil)
+	})
+}
