@@ -121,24 +121,20 @@ type fetcher struct {
 }
 
 func newFetcher(ctx context.Context, cl *kgo.Client, topic string, partition int32) (*fetcher, error) {
-	m, err := kadm.NewClient(cl).Metadata(ctx, topic)
+	t, err := topicMetadata(ctx, cl, topic)
 	if err != nil {
-		return nil, wrap(err, "topic %s", topic)
+		return nil, err
 	}
-	t := m.Topics[topic]
-	if errors.Is(t.Err, kerr.UnknownTopicOrPartition) {
-		return nil, fmt.Errorf("topic %s: %w", topic, ErrNoTopic)
+	for _, p := range t.Partitions {
+		if p.Partition != partition {
+			continue
+		}
+		if p.Leader < 0 {
+			return nil, fmt.Errorf("%s/%d has no leader: %w", topic, partition, outrelay.ErrTransient)
+		}
+		return &fetcher{broker: cl.Broker(int(p.Leader)), topic: topic, id: t.TopicID, partition: partition, dec: kgo.DefaultDecompressor()}, nil
 	}
-	p, ok := t.Partitions[partition]
-	switch {
-	case t.Err != nil:
-		return nil, wrap(t.Err, "topic %s", topic)
-	case !ok:
-		return nil, fmt.Errorf("topic %s has no partition %d: %w", topic, partition, outrelay.ErrEnvironment)
-	case p.Leader < 0:
-		return nil, fmt.Errorf("%s/%d has no leader: %w", topic, partition, outrelay.ErrTransient)
-	}
-	return &fetcher{broker: cl.Broker(int(p.Leader)), topic: topic, id: t.ID, partition: partition, dec: kgo.DefaultDecompressor()}, nil
+	return nil, fmt.Errorf("topic %s has no partition %d: %w", topic, partition, outrelay.ErrEnvironment)
 }
 
 func (f *fetcher) fetch(ctx context.Context, from int64) (kgo.FetchPartition, int64, error) {

@@ -10,8 +10,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/outrelay/outrelay"
 )
 
 // ErrNoTopic: the log has no topic of that name.
@@ -63,22 +61,6 @@ func EnsureTopic(ctx context.Context, cl *kgo.Client, name string, partitions in
 	return st, nil
 }
 
-// Topic returns the id and the number of partitions of a topic; ErrNoTopic when there is none.
-func Topic(ctx context.Context, cl *kgo.Client, name string) (TopicState, error) {
-	m, err := kadm.NewClient(cl).Metadata(ctx, name)
-	if err != nil {
-		return TopicState{}, wrap(err, "topic %s", name)
-	}
-	d, ok := m.Topics[name]
-	if !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition) {
-		return TopicState{}, fmt.Errorf("topic %s: %w", name, ErrNoTopic)
-	}
-	if d.Err != nil {
-		return TopicState{}, wrap(d.Err, "topic %s", name)
-	}
-	return TopicState{ID: d.ID, Partitions: int32(len(d.Partitions))}, nil
-}
-
 func differs(ctx context.Context, cl *kgo.Client, name string, partitions int32, configs map[string]string, st TopicState) (TopicState, error) {
 	if partitions > 0 && st.Partitions != partitions {
 		st.Differs = append(st.Differs, fmt.Sprintf("partitions is %d, not %d", st.Partitions, partitions))
@@ -109,39 +91,6 @@ func differs(ctx context.Context, cl *kgo.Client, name string, partitions int32,
 	}
 	slices.Sort(st.Differs)
 	return st, nil
-}
-
-// ClusterID returns the id of the log: it tells one log from another, whatever their addresses.
-func ClusterID(ctx context.Context, cl *kgo.Client) (string, error) {
-	m, err := kadm.NewClient(cl).BrokerMetadata(ctx)
-	if err != nil {
-		return "", wrap(err, "cluster id")
-	}
-	if m.Cluster == "" {
-		return "", fmt.Errorf("cluster id: %w: the broker has none (Kafka 0.10.1 or later has)", outrelay.ErrEnvironment)
-	}
-	return m.Cluster, nil
-}
-
-// TopicIDs returns the ids of those of the topics that exist (KIP-516).
-func TopicIDs(ctx context.Context, cl *kgo.Client, topics ...string) (map[string][16]byte, error) {
-	ids := make(map[string][16]byte, len(topics))
-	if len(topics) == 0 {
-		return ids, nil
-	}
-	m, err := kadm.NewClient(cl).Metadata(ctx, topics...)
-	if err != nil {
-		return nil, wrap(err, "topic ids")
-	}
-	for name, d := range m.Topics {
-		switch {
-		case d.Err == nil:
-			ids[name] = d.ID
-		case !errors.Is(d.Err, kerr.UnknownTopicOrPartition):
-			return nil, wrap(d.Err, "topic %s", name)
-		}
-	}
-	return ids, nil
 }
 
 // CheckTopicName returns why name cannot be the name of a topic that users write to, or nil.
