@@ -45,9 +45,11 @@ type call struct {
 // buffersResponse is an answer that is written as several buffers, so that record bytes are not copied.
 type buffersResponse interface {
 	kmsg.Response
-	// appendBuffers appends the answer's body to bufs, encoding into scratch what is not there yet.
-	// It returns the number of bytes.
-	appendBuffers(bufs net.Buffers, scratch []byte) (net.Buffers, []byte, int)
+	// appendBuffers appends the answer's body to b, with the records between as buffers of their own. It returns all buffers in
+	// order and the b that they are parts of.
+	appendBuffers(b []byte) (net.Buffers, []byte)
+	// release is called once the answer was sent, or will not be.
+	release(s *Server)
 }
 
 func newConn(s *Server, l *listener, nc net.Conn) *conn {
@@ -217,6 +219,9 @@ func (c *conn) write() {
 		if err == nil && resp != nil && c.ctx.Err() == nil {
 			err = c.send(k, resp)
 		}
+		if br, ok := resp.(buffersResponse); ok {
+			br.release(c.s)
+		}
 		if k.granted > 0 {
 			c.s.budget.Release(k.granted)
 		}
@@ -241,9 +246,13 @@ func (c *conn) send(k call, resp kmsg.Response) error {
 		b = append(b, 0)
 	}
 	if br, ok := resp.(buffersResponse); ok {
-		bufs, b, n := br.appendBuffers(nil, b)
+		bufs, b := br.appendBuffers(b)
 		c.keep(b)
-		putSize(b, n)
+		n := 0
+		for _, s := range bufs {
+			n += len(s)
+		}
+		putSize(b, n-4)
 		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout(n)))
 		_, err := bufs.WriteTo(c.nc)
 		return err

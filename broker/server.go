@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/outrelay/outrelay/broker/cluster"
+	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/broker/replica"
 	"github.com/outrelay/outrelay/internal/clock"
 )
@@ -38,6 +39,9 @@ type Server struct {
 	topics   topics
 	sessions *fetchSessions
 	budget   *semaphore.Weighted // bytes of Produce bodies in flight; capacity opts.MemoryBytes
+
+	fetchHeld atomic.Int64  // bytes of records in answers that are being sent
+	codecs    record.Codecs // decompression for checks; bounded output
 
 	listeners []*listener // [0] is the in-memory one
 	conns     connSet
@@ -87,11 +91,16 @@ func (s *Server) Open(ctx context.Context) (err error) {
 	return nil
 }
 
+// inFlightSpareBytes is what may be proposed beside client's batches: markers, group offsets, metadata. With it the budget for Produce
+// bodies is met first, which waits, and never the node's own limit, which refuses.
+const inFlightSpareBytes = 32 << 20
+
 // openStorage opens the node, group 0 and every partition of this node.
 func (s *Server) openStorage(ctx context.Context) error {
 	node, err := replica.Open(replica.Options{
 		FS: s.opts.FS, Dir: s.opts.DataDir, NodeID: s.opts.NodeID, Clock: s.clock,
 		Logger: s.log, Registerer: s.opts.Registerer, CheckpointEvery: s.opts.CheckpointEvery,
+		InFlightBytes: s.opts.MemoryBytes + inFlightSpareBytes,
 	})
 	if err != nil {
 		return err
@@ -100,11 +109,11 @@ func (s *Server) openStorage(ctx context.Context) error {
 	node.OnFatal(func(err error) { s.cancel(fmt.Errorf("broker: storage cannot go on: %w", err)) })
 	s.machine = cluster.New()
 	self := uint64(s.opts.NodeID)
-	if err := node.AddGroup(replica.MetadataGroup, s.machine, replica.GroupConf{ReplicaID: self, Voters: []uint64{self}}); err != nil {
-		return fmt.Errorf("cluster metadata: %w", err)
-	}
 	if err := node.Start(); err != nil {
 		return err
+	}
+	if err := node.AddGroup(replica.MetadataGroup, s.machine, replica.GroupConf{ReplicaID: self, Voters: []uint64{self}}); err != nil {
+		return fmt.Errorf("cluster metadata: %w", err)
 	}
 	s.cluster = cluster.NewClient(node, s.machine)
 	if err := s.cluster.Bootstrap(ctx, newClusterID()); err != nil {

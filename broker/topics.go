@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -19,8 +21,8 @@ import (
 const (
 	offsetsTopic   = "__consumer_offsets"
 	txnStateTopic  = "__transaction_state"
-	internalCount  = 16 // partitions of each
-	topicsParallel = 16 // partitions that are opened at the same time
+	internalCount  = 16  // partitions of each
+	topicsParallel = 256 // partitions that are opened at the same time, so that they share syncs
 )
 
 // topics is the partitions that this node holds, kept in step with group 0.
@@ -226,7 +228,7 @@ func (t *topic) partition(index int32) (*partition, *kerr.Error) {
 		return nil, kerr.UnknownTopicOrPartition
 	}
 	p := t.partitions[index]
-	if p == nil {
+	if p == nil || !p.Leads() {
 		return nil, kerr.NotLeaderForPartition
 	}
 	return p, nil
@@ -262,3 +264,26 @@ func (s *Server) createTopic(ctx context.Context, name string, partitions int32,
 	// Who lost a race for the name waits for the winner's partitions to be open.
 	return ct, errors.Join(err, s.syncTopics())
 }
+
+// isInternal reports whether only the coordinators write to the topic.
+func isInternal(name string) bool { return name == offsetsTopic || name == txnStateTopic }
+
+// internal is isInternal of a topic that may be nil.
+func (t *topic) internal() bool { return t != nil && isInternal(t.Name) }
+
+// validTopicName is Kafka's rule: 1 to 249 of a-z A-Z 0-9 . _ - and not "." or "..".
+func validTopicName(name string) bool {
+	if name == "" || len(name) > 249 || name == "." || name == ".." {
+		return false
+	}
+	for _, c := range []byte(name) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '_', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func sortedNames(set *topicSet) []string { return slices.Sorted(maps.Keys(set.byName)) }
