@@ -1,0 +1,113 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/pflag"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/term"
+
+	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/config"
+	"github.com/outrelay/outrelay/internal/kafka"
+)
+
+// app is what the verbs share: the persistent flags and where output goes.
+type app struct {
+	file  string
+	json  bool
+	kafka string
+	out   io.Writer
+}
+
+// load reads the configuration. Its warnings go to standard error.
+func (a *app) load(flags *pflag.FlagSet, logOnly bool) (*config.Config, error) {
+	c, err := config.Load(config.LoadOptions{File: a.file, Flags: flags, LogOnly: logOnly, NoFile: logOnly && a.file == ""})
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range c.Warnings() {
+		fmt.Fprintln(os.Stderr, "warning:", w)
+	}
+	return c, nil
+}
+
+// loadIfAny reads the configuration when there is a file, else returns the defaults: verbs that only talk to a log need none.
+func (a *app) loadIfAny() (*config.Config, error) {
+	if a.file == "" {
+		if _, err := os.Stat("outrelay.yaml"); errors.Is(err, fs.ErrNotExist) {
+			return config.Load(config.LoadOptions{NoFile: true, LogOnly: true})
+		}
+	}
+	c, err := config.Load(config.LoadOptions{File: a.file, LogOnly: true})
+	return c, err
+}
+
+// seeds returns where the log is: --kafka, else log.kafka, else the broker's own listener.
+func (a *app) seeds(c *config.Config) []string {
+	switch {
+	case a.kafka != "":
+		return []string{a.kafka}
+	case len(c.Log.Kafka) > 0:
+		return c.Log.Kafka
+	}
+	return []string{c.Broker.Listen}
+}
+
+// client returns a Kafka client of the log.
+func (a *app) client(opts ...kgo.Opt) (*kgo.Client, error) {
+	c, err := a.loadIfAny()
+	if err != nil {
+		return nil, err
+	}
+	return kafka.NewClient(kafka.Options{Seeds: a.seeds(c), ClientID: "outrelay-cli", RequestTimeout: 10 * time.Second}, opts...)
+}
+
+// reach turns the failure to talk to a log into an error that says what to do.
+func (a *app) reach(err error) error {
+	if err == nil || errors.Is(err, outrelay.ErrConfig) || errors.Is(err, outrelay.ErrEnvironment) {
+		return err
+	}
+	if errors.Is(kafka.Class(err), outrelay.ErrTransient) {
+		return &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "log-unreachable", Cause: "the log", Err: err,
+			Fix: "start it with `outrelay run`, or name its address with --kafka host:port"}
+	}
+	return err
+}
+
+// printJSON writes v, indented, followed by a newline.
+func (a *app) printJSON(v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.out, "%s\n", b)
+	return err
+}
+
+// table returns a writer of aligned columns; the caller flushes it.
+func (a *app) table(header string) *tabwriter.Writer {
+	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, header)
+	return w
+}
+
+// isTerminal reports whether f is one, so that colour and live lines are used there only.
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// logger writes text on a terminal and JSON elsewhere.
+func logger(level slog.Level) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if isTerminal(os.Stderr) {
+		return slog.New(slog.NewTextHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, o))
+}

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outrelay/outrelay/internal/daemon"
+)
+
+func newInit(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "init [SOURCE...]",
+		Short: "Create publications and slots, and write the first position of each source into the log",
+		Long: `Creates, for each source, its publication and then its replication slot, and writes the first position into the log. Events of
+transactions that commit from then on will be relayed. The log must be running (see --kafka). Without init, run does the
+same at its first start, where the role may.`,
+		Example: `  outrelay init -c outrelay.yaml
+  outrelay init shop --kafka 127.0.0.1:9092`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.load(nil, false)
+			if err != nil {
+				return err
+			}
+			d := daemon.New(daemon.Options{Config: c, Version: version, Logger: logger(slog.LevelWarn)})
+			done, err := d.Init(cmd.Context(), a.seeds(c), args)
+			if a.json && err == nil {
+				return a.printJSON(done)
+			}
+			for _, r := range done {
+				fmt.Fprintf(a.out, "source %s: %s at %s\n", r.Source, r.State, r.Position)
+			}
+			return a.reach(err)
+		},
+	}
+}

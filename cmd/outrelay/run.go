@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outrelay/outrelay/config"
+	"github.com/outrelay/outrelay/internal/daemon"
+)
+
+func newRun(a *app) *cobra.Command {
+	var logOnly bool
+	var level string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run what the configuration says: broker, relay, consumers, HTTP",
+		Long: `Runs every role that the configuration names, until SIGTERM or SIGINT. Then it finishes what it has begun, for at
+most 10 s; a second signal stops at once. A kill -9 is safe at any moment.`,
+		Example: `  outrelay run                                   # ./outrelay.yaml
+  outrelay run -c shop.yaml --data /var/lib/outrelay
+  outrelay run --log-only --kafka-listen 127.0.0.1:9092`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var l slog.Level
+			if err := l.UnmarshalText([]byte(level)); err != nil {
+				return usageError{fmt.Errorf("--log-level %q: write debug, info, warn or error", level)}
+			}
+			c, err := a.load(cmd.Flags(), logOnly)
+			if err != nil {
+				return err
+			}
+			if logOnly {
+				c.Roles = []config.Role{config.RoleBroker, config.RoleAdmin}
+				c.Log.Kafka = nil
+			}
+			return runDaemon(cmd.Context(), c, logger(l))
+		},
+	}
+	f := cmd.Flags()
+	f.String("data", "", "directory of the log and of this process's identity (data)")
+	f.String("kafka-listen", "", "address of the Kafka listener (broker.listen)")
+	f.String("http-listen", "", "address of the HTTP listener (http.listen)")
+	f.BoolVar(&logOnly, "log-only", false, "run the broker alone; no file is needed")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+func runDaemon(ctx context.Context, c *config.Config, log *slog.Logger) error {
+	if os.Geteuid() == 0 {
+		log.Warn("running as root; outrelay needs no privilege: use a user of its own")
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	go func() {
+		if _, ok := <-signals; !ok {
+			return
+		}
+		log.Info("stopping; a second signal stops at once")
+		stop()
+		if _, ok := <-signals; ok {
+			log.Warn("stopped at once")
+			os.Exit(1)
+		}
+	}()
+	d := daemon.New(daemon.Options{Config: c, Version: version, Logger: log})
+	log.Info("outrelay starts", "version", version, "config", c.File(), "roles", c.Roles, "data", c.Data)
+	err := d.Run(ctx)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	log.Info("outrelay stopped")
+	return nil
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outrelay/outrelay/config"
+	"github.com/outrelay/outrelay/internal/daemon"
+)
+
+func newValidate(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate",
+		Short: "Check a configuration without connecting to anything",
+		Long: `Reads the file, the environment and the references in it, checks everything that can be known without connecting, and
+prints every problem with its file, line and column, its cause and what to do. Exit code 2 when there is one.`,
+		Example: `  outrelay validate -c outrelay.yaml
+  outrelay validate -c outrelay.yaml --json`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := config.Load(config.LoadOptions{File: a.file})
+			var ps config.Problems
+			if err != nil && !errors.As(err, &ps) {
+				return err
+			}
+			if err == nil {
+				// The handlers' parameters are checked by the sink's own parser.
+				ps, err = daemon.ValidateHandlers(c)
+				if err != nil {
+					return err
+				}
+			}
+			if c != nil {
+				for _, w := range c.Warnings() {
+					ps = append(ps, w)
+				}
+			}
+			return a.report(c, ps)
+		},
+	}
+}
+
+func (a *app) report(c *config.Config, ps config.Problems) error {
+	failed := 0
+	for _, p := range ps {
+		if !p.Warning {
+			failed++
+		}
+	}
+	if a.json {
+		if ps == nil {
+			ps = config.Problems{}
+		}
+		if err := a.printJSON(map[string]any{"valid": failed == 0, "problems": ps}); err != nil {
+			return err
+		}
+	} else {
+		for _, p := range ps {
+			kind := ""
+			if p.Warning {
+				kind = "warning: "
+			}
+			fmt.Fprintf(a.out, "%s%s\n", kind, p)
+		}
+		if failed == 0 {
+			fmt.Fprintf(a.out, "%s: ok: %d source(s), %d consumer(s)\n", c.File(), len(c.Sources), len(c.Consumers))
+			for name, g := range c.Consumers {
+				fmt.Fprintf(a.out, "  group %s: exactly once: results and offset commit in one transaction of %s\n", name, g.Into.Postgres)
+			}
+		} else {
+			fmt.Fprintf(a.out, "%d problem(s)\n", failed)
+		}
+	}
+	if failed > 0 {
+		return silentError{ps}
+	}
+	return nil
+}
+
+func newConfig(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "config", Short: "Show the configuration in force"}
+	var env bool
+	show := &cobra.Command{
+		Use:   "show",
+		Short: "Print the configuration with its defaults, without secrets",
+		Example: `  outrelay config show -c outrelay.yaml
+  outrelay config show --env           # what the environment can override`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if env {
+				return a.showOverrides()
+			}
+			c, err := a.loadIfAny()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(c)
+			}
+			b, err := c.YAML()
+			if err != nil {
+				return err
+			}
+			_, err = a.out.Write(b)
+			return err
+		},
+	}
+	show.Flags().BoolVar(&env, "env", false, "list the settings that the environment can override")
+	schema := &cobra.Command{
+		Use:     "schema",
+		Short:   "Print the JSON Schema of the file, for editors",
+		Example: "  outrelay config schema > outrelay.schema.json",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			b, err := config.Schema()
+			if err != nil {
+				return err
+			}
+			_, err = a.out.Write(b)
+			return err
+		},
+	}
+	cmd.AddCommand(show, schema)
+	return cmd
+}
+
+func (a *app) showOverrides() error {
+	list := config.Overrides()
+	if a.json {
+		return a.printJSON(list)
+	}
+	w := a.table("SETTING\tENVIRONMENT\tFLAG OF run\tWHAT")
+	for _, o := range list {
+		flag := ""
+		if o.Flag != "" {
+			flag = "--" + o.Flag
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", o.Key, o.Env, flag, o.Doc)
+	}
+	return w.Flush()
+}
+
+func newVersion(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  outrelay version --json",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if a.json {
+				return a.printJSON(map[string]string{"version": version, "commit": commit})
+			}
+			_, err := fmt.Fprintf(a.out, "outrelay %s (%s)\n", version, commit)
+			return err
+		},
+	}
+}

@@ -1,0 +1,163 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/config"
+	"github.com/outrelay/outrelay/consumer"
+	"github.com/outrelay/outrelay/internal/kafka"
+	"github.com/outrelay/outrelay/internal/run"
+	"github.com/outrelay/outrelay/relay"
+	"github.com/outrelay/outrelay/sinks"
+	sinkpg "github.com/outrelay/outrelay/sinks/postgres"
+	"github.com/outrelay/outrelay/sources"
+	sourcepg "github.com/outrelay/outrelay/sources/postgres"
+)
+
+// connString gives each connection its string anew, so that a rotated password is used. An unresolved reference may be
+// resolved later (a file that is being replaced), so it is an environment error, not a bug.
+func connString(s config.Secret, place string) func(context.Context) (string, error) {
+	return func(context.Context) (string, error) {
+		dsn, err := config.PostgresConnString(s)
+		if err != nil {
+			return "", &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "bad-dsn", Place: place, Cause: err.Error()}
+		}
+		return dsn, nil
+	}
+}
+
+// NewSource returns the source of that name, which has not connected.
+func (d *Daemon) NewSource(name string) (sources.Source, error) {
+	s, ok := d.c.Sources[name]
+	if !ok {
+		return nil, fmt.Errorf("no source %q in %s: %w", name, d.c.File(), outrelay.ErrConfig)
+	}
+	tables := make([]string, len(s.Outbox))
+	for i, o := range s.Outbox {
+		tables[i] = o.Table
+	}
+	return sourcepg.New(sourcepg.Options{
+		Name: outrelay.SourceID(name), ConnString: connString(s.Postgres, d.c.Place("sources."+name+".postgres")),
+		Slot: s.Slot, Publication: s.Publication, Tables: tables,
+		Logger: d.log.With("part", "source", "source", name), Registerer: d.registry,
+	})
+}
+
+// newRelay builds the sources and the manager that runs those whose partition of the positions topic is assigned here.
+func (d *Daemon) newRelay(ko kafka.Options, instance string) (*relay.Manager, map[string]sources.Source, error) {
+	metrics := relay.NewMetrics(d.registry)
+	from := map[string]sources.Source{}
+	var list []relay.Options
+	for name, s := range d.c.Sources {
+		src, err := d.NewSource(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		from[name] = src
+		list = append(list, relayOptions(name, s, src))
+	}
+	m, err := relay.NewManager(relay.ManagerOptions{Kafka: ko, InstanceID: instance, Sources: list, Metrics: metrics,
+		Logger: d.log.With("part", "relay")})
+	return m, from, err
+}
+
+func relayOptions(name string, s *config.Source, from sources.Source) relay.Options {
+	o := relay.Options{Source: outrelay.SourceID(name), From: from, Dialect: relay.DialectOutrelay, OnUnroutable: relay.UnroutableHalt}
+	if s.Dialect == "debezium-strict" {
+		o.Dialect = relay.DialectDebeziumStrict
+	}
+	if s.OnUnroutable == "dead_letter" {
+		o.OnUnroutable = relay.UnroutableDeadLetter
+	}
+	for _, t := range s.Outbox {
+		o.Tables = append(o.Tables, relayTable(s, t))
+	}
+	return o
+}
+
+func relayTable(s *config.Source, t config.Outbox) relay.Table {
+	r := relay.Table{
+		Name: t.Table, Topic: t.Topic, Partitions: int32(t.Partitions), NoAutoCreate: !s.AutoCreate,
+		Columns: relay.Columns{ID: t.Columns.ID, Key: t.Columns.Key, AggregateID: t.Columns.Key, Type: t.Columns.Type, Payload: t.Columns.Payload},
+		Configs: map[string]string{"retention.ms": strconv.FormatInt(time.Duration(t.Retention).Milliseconds(), 10)},
+	}
+	if t.Topic == "outbox.event.{aggregatetype}" && t.Columns.AggregateType != "aggregatetype" {
+		r.Topic = "outbox.event.{" + t.Columns.AggregateType + "}"
+	}
+	for _, p := range t.Additional {
+		r.Additional = append(r.Additional, relay.Placement{Column: p.Column, Where: p.Place, Alias: p.Alias})
+	}
+	if ts := t.Columns.Timestamp; ts != "" {
+		r.Additional = append(r.Additional, relay.Placement{Column: ts, Where: relay.PlaceHeader, Alias: "eventTime"})
+	}
+	return r
+}
+
+func topicConfigs(t *config.Topic) map[string]string {
+	m := map[string]string{"retention.ms": strconv.FormatInt(time.Duration(t.Retention).Milliseconds(), 10)}
+	for k, v := range t.Configs {
+		m[k] = v
+	}
+	return m
+}
+
+// SinkOptions returns how the sink of a group is opened.
+func (d *Daemon) SinkOptions(name, owner string) (sinkpg.Options, error) {
+	g, ok := d.c.Consumers[name]
+	if !ok {
+		return sinkpg.Options{}, fmt.Errorf("no consumer %q in %s: %w", name, d.c.File(), outrelay.ErrConfig)
+	}
+	handlers := map[string][]sinkpg.Statement{}
+	for typ, list := range g.Handle {
+		for _, st := range list {
+			handlers[typ] = append(handlers[typ], sinkpg.Statement{SQL: st.SQL, Place: fmt.Sprintf("%s:%d", d.c.File(), st.Pos.Line)})
+		}
+	}
+	return sinkpg.Options{
+		ConnString: connString(g.Into.Postgres, d.c.Place("consumers."+name+".into.postgres")), Owner: owner,
+		Handlers: handlers, Schema: g.Into.Schema, Logger: d.log.With("part", "sink", "group", name), Registerer: d.registry,
+	}, nil
+}
+
+// startGroup runs a group. A data halt ends the group and stays to be read in status; the other parts go on. What is wrong with the
+// configuration or the environment ends the process: it would be the same after every retry.
+func (d *Daemon) startGroup(g *run.Group, ko kafka.Options, instance, logID, name string, gc *config.Consumer) error {
+	so, err := d.SinkOptions(name, instance)
+	if err != nil {
+		return err
+	}
+	client := []kgo.Opt{kgo.SeedBrokers(ko.Seeds...), kgo.ClientID(ko.ClientID)}
+	if ko.Dialer != nil {
+		client = append(client, kgo.Dialer(ko.Dialer))
+	}
+	cg, err := consumer.New(consumer.Options{
+		Name: name, Topics: gc.Topics, Start: consumer.Start{Latest: gc.Start.Latest, Time: gc.Start.At},
+		Sink:  func(ctx context.Context) (sinks.OffsetStore, error) { return sinkpg.Open(ctx, so) },
+		LogID: logID, Client: client, InstanceID: instance,
+		BatchRecords: gc.Batch.Records, BatchBytes: int(gc.Batch.Bytes),
+		Logger: d.log.With("part", "consumer", "group", name), Registerer: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	gr := &group{g: cg}
+	d.set(func() { d.groups[name] = gr })
+	g.Start(run.Service{Name: "consumer " + name, Run: func(ctx context.Context) error {
+		err := cg.Run(ctx)
+		if errors.Is(err, outrelay.ErrDataHalt) {
+			d.log.Error("group halted", "group", name, "error", err)
+			d.set(func() { gr.err = err })
+			<-ctx.Done()
+			return nil
+		}
+		return err
+	}})
+	return nil
+}
