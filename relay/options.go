@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -104,9 +105,9 @@ type Options struct {
 	IndexBytes      int64         // … or after so many bytes of records [4 MiB]
 	Compression     string        // none, gzip, snappy, lz4, zstd [none]
 
-	// Owned is asked before each InitProducerId, which fences whoever else relays this source: an error means that it is not ours any
-	// more. nil: it is ours.
-	Owned func() error
+	// Owned is asked before each InitProducerId, which fences whoever else relays this source. outrelay.ErrFenced means that the source is not
+	// ours any more, another error that nobody could tell. nil: it is ours.
+	Owned func(ctx context.Context) error
 
 	Metrics *Metrics
 	Clock   clock.Clock
@@ -141,7 +142,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Metrics = NewMetrics(nil)
 	}
 	if o.Owned == nil {
-		o.Owned = func() error { return nil }
+		o.Owned = func(context.Context) error { return nil }
 	}
 	if o.Kafka.ClientID == "" {
 		o.Kafka.ClientID = "outrelay-relay-" + string(o.Source)

@@ -84,8 +84,8 @@ func compression(name string) (kgo.CompressionCodec, error) {
 // openAndRead takes the transactional id, which ends what any relay of this source had under way and fences it, and then reads the position: in this
 // order, so that nothing can follow what was read (I: fence before read).
 func (p *publisher) openAndRead(ctx context.Context, long bool) (found bool, err error) {
-	if err := p.o.Owned(); err != nil {
-		return false, fmt.Errorf("source %s is not ours any more: %w: %w", p.o.Source, outrelay.ErrFenced, err)
+	if err := p.o.Owned(ctx); err != nil {
+		return false, kafka.Wrap(err, "ask whether source "+string(p.o.Source)+" is ours")
 	}
 	codec, err := compression(p.o.Compression)
 	if err != nil {

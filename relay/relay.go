@@ -41,6 +41,7 @@ func New(o Options) (*Relay, error) {
 	}
 	r := &Relay{o: o}
 	r.st = Status{Source: o.Source, State: StateUnassigned, Since: o.Clock.Now(), Partition: PositionPartition(o.Source)}
+	o.Metrics.watch(r)
 	return r, nil
 }
 
@@ -48,6 +49,16 @@ func New(o Options) (*Relay, error) {
 // over, a data halt or a configuration error when a person must decide. After any other error it begins again, with
 // backoff, from the position in the log.
 func (r *Relay) Run(ctx context.Context) error {
+	polled := make(chan struct{})
+	pctx, stop := context.WithCancel(ctx)
+	go func() {
+		defer close(polled)
+		r.pollSource(pctx)
+	}()
+	defer func() {
+		stop()
+		<-polled
+	}()
 	for attempt := 0; ; attempt++ {
 		r.enter(StateStarting, nil)
 		progressed, err := r.session(ctx)
@@ -75,6 +86,26 @@ func (r *Relay) Run(ctx context.Context) error {
 		if backoff.Sleep(ctx, r.o.Clock, delay) != nil {
 			r.enter(StateUnassigned, nil)
 			return nil
+		}
+	}
+}
+
+// pollEvery is how often a running source is asked what it ignored.
+const pollEvery = 15 * time.Second
+
+// pollSource keeps the figures that only the source knows.
+func (r *Relay) pollSource(ctx context.Context) {
+	for backoff.Sleep(ctx, r.o.Clock, pollEvery) == nil {
+		st := r.Status()
+		if st.State != StateRunning {
+			continue
+		}
+		got, err := r.o.From.Status(ctx, st.Position)
+		if err != nil {
+			continue // the stream will tell
+		}
+		for kind, n := range got.Ignored {
+			r.o.Metrics.Ignored.WithLabelValues(string(r.o.Source), kind).Set(float64(n))
 		}
 	}
 }
