@@ -1,0 +1,66 @@
+package broker
+
+import (
+	"net"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// For tests of the package from outside.
+var (
+	CheckSchema  = checkSchema
+	ErrMalformed = errFrame
+)
+
+// MemPipe is memPipe.
+func MemPipe() (net.Conn, net.Conn) { return memPipe("a", "b") }
+
+// ServedAPI is a row of the table.
+type ServedAPI struct{ Key, Min, Max int16 }
+
+// ServedAPIs returns the API table.
+func ServedAPIs() (rows []ServedAPI) {
+	s := New(Options{DataDir: "x"})
+	s.opts, _ = s.opts.withDefaults()
+	for _, a := range sortedAPIs(s.apiTable()) {
+		rows = append(rows, ServedAPI{a.key, a.min, a.max})
+	}
+	return rows
+}
+
+// DecodeRequest decodes a request as a connection does: header, shape, body.
+func DecodeRequest(key, version int16, frame []byte) (kmsg.Request, error) {
+	s := New(Options{DataDir: "x"})
+	a := s.apiTable()[key]
+	if a == nil || version < a.min || version > a.max {
+		return nil, errFrame
+	}
+	h := header{key: key, version: version}
+	body, err := parseHeader(&h, frame, requestFlexible(key, version))
+	if err != nil {
+		return nil, err
+	}
+	return decodeRequest(a, version, body)
+}
+
+// FrameBytesMax returns the largest frame accepted for a key.
+func FrameBytesMax(key int16) int {
+	s := New(Options{DataDir: "x"})
+	s.opts, _ = s.opts.withDefaults()
+	return s.frameBytesMax(key)
+}
+
+// FetchHeld returns the bytes of records in answers that are being sent.
+func (s *Server) FetchHeld() int64 { return s.fetchHeld.Load() }
+
+// Connections returns the number of open connections.
+func (s *Server) Connections() int { return s.conns.count() }
+
+// BudgetFree reports whether no Produce body is held.
+func (s *Server) BudgetFree() bool {
+	if !s.budget.TryAcquire(s.opts.MemoryBytes) {
+		return false
+	}
+	s.budget.Release(s.opts.MemoryBytes)
+	return true
+}
