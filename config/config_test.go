@@ -76,6 +76,31 @@ func TestLoad_FirstFileHasSafeDefaults(t *testing.T) {
 	}
 }
 
+// TestLoad_TheReadmeFileAsItStands: the file that README and design show, references inside of braces too.
+func TestLoad_TheReadmeFileAsItStands(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, ok := strings.Cut(string(readme), "```yaml\n")
+	text, _, ok2 := strings.Cut(text, "```")
+	if !ok || !ok2 || !strings.Contains(text, "into: {postgres: ${env:WAREHOUSE_DSN}}") {
+		t.Fatalf("the README has no such file: %s", text)
+	}
+	t.Setenv("SHOP_DSN", "postgres://127.0.0.1/shop")
+	t.Setenv("WAREHOUSE_DSN", "postgres://127.0.0.1/warehouse")
+	c, err := load(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dsn, err := config.PostgresConnString(c.Consumers["order-totals"].Into.Postgres); err != nil || dsn != "postgres://127.0.0.1/warehouse" {
+		t.Errorf("into: %q, %v", dsn, err)
+	}
+	if got := c.Place("consumers.order-totals.into.postgres"); !strings.HasSuffix(got, "outrelay.yaml:10:22") {
+		t.Errorf("place %s", got)
+	}
+}
+
 func TestLoad_BOMAndCRLFAreAccepted(t *testing.T) {
 	t.Parallel()
 	c, err := load(t, "\xef\xbb\xbf"+strings.ReplaceAll(first, "\n", "\r\n"))

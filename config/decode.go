@@ -53,7 +53,7 @@ func (d *decoder) parse(b []byte) *yaml.Node {
 		return nil
 	}
 	var doc yaml.Node
-	if err := yaml.Unmarshal(b, &doc); err != nil {
+	if err := yaml.Unmarshal(hideReferences(b), &doc); err != nil {
 		line, col := syntaxPlace(err, b)
 		fix := "mend the YAML at this place"
 		if l := lineAt(b, line); strings.Contains(l, "\t") {
@@ -65,7 +65,28 @@ func (d *decoder) parse(b []byte) *yaml.Node {
 	if doc.Kind == 0 || len(doc.Content) == 0 || doc.Content[0].Tag == "!!null" {
 		return nil
 	}
+	showReferences(&doc)
 	return doc.Content[0]
+}
+
+// The braces of a reference would end a plain value inside of {…}: into: {postgres: ${env:X}} is what people write. So they are replaced by
+// private-use characters while YAML is read; each is one character for one, so places stay right.
+const (
+	hiddenOpen  = "\ue000"
+	hiddenClose = "\ue001"
+)
+
+var plainReference = regexp.MustCompile(`\$\{([^{}\n]*)\}`)
+
+func hideReferences(b []byte) []byte {
+	return plainReference.ReplaceAll(b, []byte("$$"+hiddenOpen+"${1}"+hiddenClose))
+}
+
+func showReferences(n *yaml.Node) {
+	n.Value = strings.NewReplacer(hiddenOpen, "{", hiddenClose, "}").Replace(n.Value)
+	for _, c := range n.Content {
+		showReferences(c)
+	}
 }
 
 var yamlLine = regexp.MustCompile(`line (\d+)`)
