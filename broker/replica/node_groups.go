@@ -10,7 +10,7 @@ type binder interface{ bind(binding) }
 
 // AddGroup opens a group: restores sm from the checkpoint and applies what the write-ahead log holds beyond it. When it returns, a group whose
 // only voter is this replica leads, and has applied everything that was ever acknowledged. It blocks on the disk, for about two
-// syncs; add many groups concurrently, and they share them. Call it after Start. conf.Voters count only for a group that is not on
+// syncs; add many groups concurrently, and they share them. It starts the node. conf.Voters count only for a group that is not on
 // disk. Errors: ErrClosed, ErrCorrupt, what sm.Restore says; then the group was not added.
 func (n *Node) AddGroup(id GroupID, sm StateMachine, conf GroupConf) error {
 	d, err := n.claim(id)
@@ -60,7 +60,7 @@ func (n *Node) claim(id GroupID) (*diskGroup, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
-	case n.closed || !n.started:
+	case n.startLocked() != nil:
 		return nil, fmt.Errorf("group %d: %w", id, ErrClosed)
 	case n.err != nil:
 		return nil, n.err

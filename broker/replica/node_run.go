@@ -20,6 +20,10 @@ const (
 func (n *Node) Start() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	return n.startLocked()
+}
+
+func (n *Node) startLocked() error {
 	if n.closed {
 		return ErrClosed
 	}

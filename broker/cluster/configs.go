@@ -1,0 +1,222 @@
+package cluster
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/outrelay/outrelay/broker/replica"
+)
+
+// ConfigType is the type of a config's value, as DescribeConfigs names them.
+type ConfigType int8
+
+// The types in use, with the protocol's numbers.
+const (
+	ConfigBoolean ConfigType = 1
+	ConfigString  ConfigType = 2
+	ConfigInt     ConfigType = 3
+	ConfigLong    ConfigType = 5
+	ConfigDouble  ConfigType = 6
+	ConfigList    ConfigType = 7
+)
+
+// ConfigDef describes one topic config.
+type ConfigDef struct {
+	Name    string
+	Type    ConfigType
+	Default string
+	Doc     string
+	// Served is false for a config that clients and tools set and that has no effect here; its doc says why.
+	Served bool
+
+	min, max float64
+	oneOf    []string
+}
+
+// The names of topic configs that code refers to.
+const (
+	CleanupPolicy     = "cleanup.policy"
+	CompressionType   = "compression.type"
+	DeleteRetentionMs = "delete.retention.ms"
+	MaxCompactionLag  = "max.compaction.lag.ms"
+	MaxMessageBytes   = "max.message.bytes"
+	TimestampType     = "message.timestamp.type"
+	MinCleanableRatio = "min.cleanable.dirty.ratio"
+	MinCompactionLag  = "min.compaction.lag.ms"
+	MinInsyncReplicas = "min.insync.replicas"
+	RetentionBytes    = "retention.bytes"
+	RetentionMs       = "retention.ms"
+	SegmentBytes      = "segment.bytes"
+	SegmentMs         = "segment.ms"
+)
+
+const (
+	day       = int64(24 * time.Hour / time.Millisecond)
+	noMax     = float64(math.MaxInt64)
+	maxInt    = float64(math.MaxInt32)
+	batchHead = 61
+)
+
+// ConfigDefs returns every topic config that may be set, by name. The caller owns the slice.
+func ConfigDefs() []ConfigDef {
+	long := func(name string, def int64, low, high float64, doc string) ConfigDef {
+		return ConfigDef{Name: name, Type: ConfigLong, Default: strconv.FormatInt(def, 10), Doc: doc, Served: true, min: low, max: high}
+	}
+	integer := func(name string, def int64, low, high float64, doc string) ConfigDef {
+		d := long(name, def, low, high, doc)
+		d.Type = ConfigInt
+		return d
+	}
+	defs := []ConfigDef{
+		{
+			Name: CleanupPolicy, Type: ConfigList, Default: "delete", Served: true, oneOf: []string{"delete", "compact"},
+			Doc: "What becomes of old segments: delete by retention, compact to the last record of each key, or both.",
+		},
+		{
+			Name: CompressionType, Type: ConfigString, Default: "producer", oneOf: []string{"producer"}, Served: true,
+			Doc: "Batches stay as the producer compressed them; nothing else is served.",
+		},
+		long(DeleteRetentionMs, day, 0, noMax, "How long a tombstone or transaction marker outlives the compaction that first saw it, so that readers meet it."),
+		long(MaxCompactionLag, math.MaxInt64, 1, noMax, "A record is compacted at the latest so long after it was written."),
+		integer(MaxMessageBytes, 1_048_588, batchHead, 100<<20, "The largest record batch, as sent."),
+		{
+			Name: TimestampType, Type: ConfigString, Default: "CreateTime", Served: true, oneOf: []string{"CreateTime", "LogAppendTime"},
+			Doc: "Whether a record keeps its producer's timestamp or gets the leader's.",
+		},
+		{
+			Name: MinCleanableRatio, Type: ConfigDouble, Default: "0.5", Served: true, min: 0, max: 1,
+			Doc: "A log is compacted when this share of it has not been compacted yet.",
+		},
+		long(MinCompactionLag, 0, 0, noMax, "A record stays uncompacted for at least so long."),
+		integer(MinInsyncReplicas, 1, 1, 1, "Writes always wait for a majority of the replicas; 1 is the only value until there are more."),
+		long(RetentionBytes, -1, -1, noMax, "Bytes a partition keeps; -1: no limit."),
+		long(RetentionMs, 7*day, -1, noMax, "How long a segment is kept after its last record; -1: for ever."),
+		integer(SegmentBytes, 128<<20, 1<<14, 1<<30, "A segment is closed before it grows beyond."),
+		long(SegmentMs, 7*day, 1, noMax, "A segment is closed when it is older."),
+	}
+	for _, c := range unserved() {
+		defs = append(defs, ConfigDef{Name: c[0], Type: ConfigString, Default: c[1], Doc: "Accepted so that tools made for Kafka work; without effect here."})
+	}
+	slices.SortFunc(defs, func(a, b ConfigDef) int { return strings.Compare(a.Name, b.Name) })
+	return defs
+}
+
+// unserved are Kafka's other topic configs: name and default.
+func unserved() [][2]string {
+	return [][2]string{
+		{"file.delete.delay.ms", "60000"}, {"flush.messages", "9223372036854775807"}, {"flush.ms", "9223372036854775807"},
+		{"follower.replication.throttled.replicas", ""}, {"index.interval.bytes", "4096"}, {"leader.replication.throttled.replicas", ""},
+		{"message.downconversion.enable", "true"}, {"message.format.version", "3.0-IV1"},
+		{"message.timestamp.after.max.ms", "9223372036854775807"}, {"message.timestamp.before.max.ms", "9223372036854775807"},
+		{"message.timestamp.difference.max.ms", "9223372036854775807"}, {"preallocate", "false"},
+		{"segment.index.bytes", "10485760"}, {"segment.jitter.ms", "0"}, {"unclean.leader.election.enable", "false"},
+	}
+}
+
+// ConfigDefOf returns the definition of the named config.
+func ConfigDefOf(name string) (ConfigDef, bool) {
+	for _, d := range ConfigDefs() {
+		if d.Name == name {
+			return d, true
+		}
+	}
+	return ConfigDef{}, false
+}
+
+// Check says what is wrong with a value, or nil. The error wraps kerr.InvalidConfig.
+func (d ConfigDef) Check(value string) error {
+	bad := func(format string, args ...any) error {
+		return errorf(kerr.InvalidConfig, "%s: %q: %s", d.Name, value, fmt.Sprintf(format, args...))
+	}
+	switch d.Type {
+	case ConfigList:
+		for _, v := range strings.Split(value, ",") {
+			if !slices.Contains(d.oneOf, strings.TrimSpace(v)) {
+				return bad("want a list of %s", strings.Join(d.oneOf, ", "))
+			}
+		}
+	case ConfigInt, ConfigLong:
+		v, err := strconv.ParseInt(value, 10, 64)
+		if err != nil || float64(v) < d.min || float64(v) > d.max || d.Type == ConfigInt && float64(v) > maxInt {
+			return bad("want a whole number from %.0f to %.0f", d.min, d.max)
+		}
+	case ConfigDouble:
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil || !(v >= d.min && v <= d.max) { // not: v < min, which lets NaN pass
+			return bad("want a number from %g to %g", d.min, d.max)
+		}
+	case ConfigString:
+		if d.oneOf != nil && !slices.Contains(d.oneOf, value) {
+			return bad("want %s", strings.Join(d.oneOf, " or "))
+		}
+	}
+	return nil
+}
+
+// ValidateConfigs says what is wrong with a set of topic configs, or nil. The error wraps kerr.InvalidConfig and names the config.
+func ValidateConfigs(configs map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(configs)) {
+		d, ok := ConfigDefOf(name)
+		if !ok {
+			return errorf(kerr.InvalidConfig, "unknown topic config %q", name)
+		}
+		if err := d.Check(configs[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Settings is a topic's configuration in the form code acts on.
+type Settings struct {
+	Replica         replica.TopicConfig
+	MaxMessageBytes int
+	Compact         bool
+	LogAppendTime   bool
+}
+
+// Effective returns the value of every config: what is set, else the node's default, else the table's.
+func Effective(configs, defaults map[string]string) map[string]string {
+	m := map[string]string{}
+	for _, d := range ConfigDefs() {
+		m[d.Name] = d.Default
+	}
+	maps.Copy(m, defaults)
+	maps.Copy(m, configs)
+	return m
+}
+
+// SettingsOf returns the settings of a topic with the given configs. defaults are the node's, and may be nil. Values that are not valid,
+// as a newer version may have accepted, count as the table's default.
+func SettingsOf(configs, defaults map[string]string) Settings {
+	e := Effective(configs, defaults)
+	for _, d := range ConfigDefs() {
+		if d.Check(e[d.Name]) != nil {
+			e[d.Name] = d.Default
+		}
+	}
+	i := func(name string) int64 { v, _ := strconv.ParseInt(e[name], 10, 64); return v } // checked above
+	ratio, _ := strconv.ParseFloat(e[MinCleanableRatio], 64)
+	r := replica.TopicConfig{
+		Compact: strings.Contains(e[CleanupPolicy], "compact"), Delete: strings.Contains(e[CleanupPolicy], "delete"),
+		RetentionMs: i(RetentionMs), RetentionBytes: i(RetentionBytes), SegmentBytes: i(SegmentBytes), SegmentMs: i(SegmentMs),
+		LogAppendTime: e[TimestampType] == "LogAppendTime", DeleteRetentionMs: i(DeleteRetentionMs),
+		MinCompactionLag: millis(i(MinCompactionLag)), MaxCompactionLag: millis(i(MaxCompactionLag)), MinCleanableRatio: ratio,
+	}
+	return Settings{Replica: r, MaxMessageBytes: int(i(MaxMessageBytes)), Compact: r.Compact, LogAppendTime: r.LogAppendTime}
+}
+
+// millis is ms as a duration, without overflow.
+func millis(ms int64) time.Duration {
+	if ms > math.MaxInt64/int64(time.Millisecond) {
+		return math.MaxInt64
+	}
+	return time.Duration(ms) * time.Millisecond
+}
