@@ -109,8 +109,8 @@ func (m *Manager) Status() []Status {
 	return out
 }
 
-// Ready returns nil when the group has given this process a say: every source assigned to it runs or has halted with its
-// reason. Before that it says what is awaited.
+// Ready returns nil when this process is a member of the group and every source assigned to it runs. Otherwise it says what is
+// awaited or what has halted.
 func (m *Manager) Ready() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

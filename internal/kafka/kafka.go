@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 
 	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/internal/backoff"
 )
 
 // Topics that outrelay keeps for itself. Their layout is frozen: docs/format/position-record.md and docs/format/index-record.md.
@@ -64,6 +65,7 @@ func NewClient(o Options, extra ...kgo.Opt) (*kgo.Client, error) {
 	if o.RequestTimeout == 0 {
 		o.RequestTimeout = 30 * time.Second
 	}
+	retries := backoff.Policy{Initial: 20 * time.Millisecond, Max: time.Second, Jitter: 20 * time.Millisecond}
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(o.Seeds...),
 		kgo.ClientID(o.ClientID),
@@ -72,6 +74,7 @@ func NewClient(o Options, extra ...kgo.Opt) (*kgo.Client, error) {
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.RetryTimeout(o.RequestTimeout),
+		kgo.RetryBackoffFn(func(tries int) time.Duration { return retries.Delay(tries-1, nil) }),
 		kgo.DisableClientMetrics(),
 	}
 	if o.Dialer != nil {
