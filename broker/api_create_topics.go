@@ -8,6 +8,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay/broker/cluster"
 )
 
 // CreateTopics, key 19: v0–7
@@ -58,7 +60,7 @@ func (s *Server) openCreated(resp *kmsg.CreateTopicsResponse) {
 	for i := range resp.Topics {
 		st := &resp.Topics[i]
 		if t := set.byName[st.Topic]; st.ErrorCode == 0 && st.TopicID != [16]byte{} && t != nil {
-			st.Configs = createdConfigs(t.Topic)
+			st.Configs = s.createdConfigs(t.Topic)
 		}
 	}
 }
@@ -85,7 +87,7 @@ func (s *Server) createTopicFor(ctx context.Context, rt *kmsg.CreateTopicsReques
 		}
 		configs[cf.Name] = *cf.Value
 	}
-	if err := validateConfigs(configs); err != nil {
+	if err := cluster.ValidateConfigs(configs); err != nil {
 		return fail(err)
 	}
 	st.NumPartitions, st.ReplicationFactor = partitions, 1

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -115,7 +116,7 @@ func (s *Server) openStorage(ctx context.Context) error {
 	if err := node.AddGroup(replica.MetadataGroup, s.machine, replica.GroupConf{ReplicaID: self, Voters: []uint64{self}}); err != nil {
 		return fmt.Errorf("cluster metadata: %w", err)
 	}
-	s.cluster = cluster.NewClient(node, s.machine)
+	s.cluster = cluster.NewClient(node, s.machine).WithClock(s.clock)
 	if err := s.cluster.Bootstrap(ctx, newClusterID()); err != nil {
 		return fmt.Errorf("cluster metadata: %w", err)
 	}
@@ -135,6 +136,9 @@ func (s *Server) registerNode(ctx context.Context) error {
 	n := cluster.Node{ID: s.opts.NodeID, Incarnation: s.node.Incarnation(), Endpoints: map[string]string{}}
 	for _, l := range s.listeners[1:] {
 		n.Endpoints[l.name] = l.advertised()
+	}
+	if o := s.machine.State().Nodes[n.ID]; o != nil && o.Incarnation == n.Incarnation && maps.Equal(o.Endpoints, n.Endpoints) {
+		return nil
 	}
 	return s.cluster.RegisterNode(ctx, n)
 }
