@@ -61,7 +61,7 @@ const arenaChunkBytes = 64 << 10
 
 // reserve returns an empty slice with room for n bytes; take keeps what was written to it.
 func (a *arena) reserve(n int) []byte {
-	if cap(a.chunk)-len(a.chunk) < n {
+	if a.chunk == nil || cap(a.chunk)-len(a.chunk) < n { // never nil: an empty value is no NULL
 		a.chunk = make([]byte, 0, max(n, arenaChunkBytes))
 	}
 	return a.chunk[len(a.chunk):len(a.chunk):cap(a.chunk)]

@@ -119,6 +119,18 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Source == "" || o.From == nil {
 		return o, fmt.Errorf("relay: no source: %w", outrelay.ErrConfig)
 	}
+	o = o.settings()
+	if o.Kafka.ClientID == "" {
+		o.Kafka.ClientID = "outrelay-relay-" + string(o.Source)
+	}
+	if o.Kafka.Logger == nil {
+		o.Kafka.Logger = o.Logger
+	}
+	return o, nil
+}
+
+// settings fills in the defaults of everything that has one.
+func (o Options) settings() Options {
 	def(&o.Dialect, DialectOutrelay)
 	def(&o.OnUnroutable, UnroutableHalt)
 	def(&o.Partitions, 16)
@@ -144,13 +156,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Owned == nil {
 		o.Owned = func(context.Context) error { return nil }
 	}
-	if o.Kafka.ClientID == "" {
-		o.Kafka.ClientID = "outrelay-relay-" + string(o.Source)
-	}
-	if o.Kafka.Logger == nil {
-		o.Kafka.Logger = o.Logger
-	}
-	return o, nil
+	return o
 }
 
 func def[T comparable](v *T, to T) {

@@ -164,11 +164,7 @@ func (r *router) plan(s *outrelay.Schema) *plan {
 	if p, ok := r.plans[s]; ok {
 		return p
 	}
-	t, ok := r.tables[s.Table]
-	if !ok {
-		t = r.tables[""]
-	}
-	p := newPlan(s, t)
+	p := newPlan(s, r.table(s.Table))
 	if len(r.plans) >= plansMax {
 		clear(r.plans)
 	}

@@ -22,6 +22,18 @@ type unroutable struct {
 
 func (u *unroutable) Error() string { return u.cause }
 
+// halt is the error that stops the source at this row, with the ways out.
+func (u *unroutable) halt(source outrelay.SourceID, t *outrelay.Txn, ev *outrelay.Event, table *tablePlan) error {
+	id := "(unknown)"
+	if v, ok := ev.Get(table.Columns.ID); ok && v != nil {
+		id = clip(v)
+	}
+	return &outrelay.Error{Class: outrelay.ErrDataHalt, Code: u.code,
+		Place: fmt.Sprintf("source %s, table %s, at %s, row %s (no. %d of its transaction)", source, ev.Schema.Table, t.Place, id, ev.Ordinal),
+		Cause: u.cause,
+		Fix:   fmt.Sprintf("%s; or set on_unroutable: dead_letter to move such rows to %s and go on; then restart", u.fix, DeadLetterTopic(source))}
+}
+
 // topicEntry is a topic that the router has met. It is shared by all rows that go there.
 type topicEntry struct {
 	name       string
@@ -76,6 +88,14 @@ func newRouter(o Options, ensure ensureFunc) (*router, error) {
 		r.tables[t.Name] = tp
 	}
 	return r, nil
+}
+
+// table returns the plan for an outbox table; the default one where it has none of its own.
+func (r *router) table(name string) *tablePlan {
+	if t, ok := r.tables[name]; ok {
+		return t
+	}
+	return r.tables[""]
 }
 
 func (r *router) forgetTopics() {

@@ -214,19 +214,9 @@ func (s *session) ensureTopic(ctx context.Context, name string, t *tablePlan) (i
 
 // unroutable halts, or writes the row to the dead letter topic.
 func (s *session) unroutable(ctx context.Context, g *gather, t *outrelay.Txn, ev *outrelay.Event, bad *unroutable) error {
-	table := s.router.tables[ev.Schema.Table]
-	if table == nil {
-		table = s.router.tables[""]
-	}
-	id := "(unknown)"
-	if v, ok := ev.Get(table.Columns.ID); ok && v != nil {
-		id = clip(v)
-	}
+	table := s.router.table(ev.Schema.Table)
 	if table.OnUnroutable == UnroutableDeadLetter {
 		return s.deadLetter(ctx, g, t, ev, table, bad)
 	}
-	return &outrelay.Error{Class: outrelay.ErrDataHalt, Code: bad.code,
-		Place: fmt.Sprintf("source %s, table %s, at %s, row %s (no. %d of its transaction)", s.o.Source, ev.Schema.Table, t.Place, id, ev.Ordinal),
-		Cause: bad.cause,
-		Fix:   bad.fix + "; or set on_unroutable: dead_letter to move such rows to " + string(s.o.Source) + ".dlq and go on; then restart"}
+	return bad.halt(s.o.Source, t, ev, table)
 }
