@@ -34,16 +34,15 @@ type publisher struct {
 
 	longTimeout bool // the client's transactions have LargeTxnTimeout
 
-	inTxn    bool
-	began    time.Time
-	bytes    int64 // of the open transaction
-	records  int64
-	events   int64
-	dead     int64
-	oldest   time.Time
-	split    bool // the source transaction under way was committed in part
-	deadline context.Context
-	promise  func(*kgo.Record, error)
+	inTxn   bool
+	began   time.Time
+	bytes   int64 // of the open transaction
+	records int64
+	events  int64
+	dead    int64
+	oldest  time.Time
+	split   bool // the source transaction under way was committed in part
+	promise func(*kgo.Record, error)
 
 	index       *index
 	indexDue    []byte // value of an index record, carried by the next transaction
@@ -99,7 +98,6 @@ func (p *publisher) openAndRead(ctx context.Context, long bool) (found bool, err
 	p.cl, err = kafka.NewClient(p.o.Kafka,
 		kgo.TransactionalID(p.o.Source.TransactionalID()),
 		kgo.TransactionTimeout(timeout),
-		kgo.RecordDeliveryTimeout(timeout),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kafka.Partitioner()),
 		kgo.ProducerBatchCompression(codec),
@@ -144,7 +142,7 @@ func (p *publisher) retime(ctx context.Context, long bool) error {
 // publish writes g. When g ends a Kafka transaction, that is committed and then confirmed to the source, and committed is true. The call outlives
 // ctx by stopGrace at most, so that what has begun may end.
 func (p *publisher) publish(ctx context.Context, g *gather) (committed bool, err error) {
-	ctx, stop := graceful(ctx)
+	ctx, stop := graceful(ctx, p.o.TxnTimeout)
 	defer stop()
 	if err := p.begin(ctx, g); err != nil {
 		return false, err
@@ -175,9 +173,10 @@ func (p *publisher) publish(ctx context.Context, g *gather) (committed bool, err
 	return true, p.finish(ctx, g)
 }
 
-// graceful returns a context that ends stopGrace after ctx does.
-func graceful(ctx context.Context) (context.Context, func()) {
-	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+// graceful returns a context that ends after the timeout, or stopGrace after ctx does. The client itself retries for ever; a transaction
+// that makes no headway for its timeout is void.
+func graceful(ctx context.Context, timeout time.Duration) (context.Context, func()) {
+	out, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	var mu sync.Mutex
 	var t *time.Timer
 	stop := context.AfterFunc(ctx, func() {
