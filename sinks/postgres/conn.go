@@ -65,6 +65,7 @@ func (s *Sink) dialRaw(ctx context.Context) (*pgconn.PgConn, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	s.connects.Inc()
 	schema, err := s.setUp(ctx, pg)
 	if err != nil {
 		closeConn(pg)

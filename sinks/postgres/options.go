@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/clock"
@@ -43,9 +44,10 @@ type Options struct {
 	// terminated (default 10 s). A stopped process can hold one open for ever.
 	StuckOwnerAfter time.Duration
 	// Dial replaces the TCP dialer, for tests.
-	Dial   pgconn.DialFunc
-	Logger *slog.Logger
-	Clock  clock.Clock
+	Dial       pgconn.DialFunc
+	Logger     *slog.Logger
+	Clock      clock.Clock
+	Registerer prometheus.Registerer // several sinks may share one
 }
 
 func (o *Options) complete() error {

@@ -11,13 +11,16 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/sinks"
 )
 
@@ -29,6 +32,8 @@ type Sink struct {
 	schema   string
 	table    string        // quoted name of outrelay_offsets
 	sem      chan struct{} // one token per connection in use
+
+	connects prometheus.Counter
 
 	closing chan struct{}
 	mu      sync.Mutex // guards what follows
@@ -49,6 +54,9 @@ func Open(ctx context.Context, o Options) (*Sink, error) {
 		return nil, err
 	}
 	s := &Sink{o: o, handlers: hs, sem: make(chan struct{}, o.ConnsMax), closing: make(chan struct{})}
+	if err := s.register(o.Registerer); err != nil {
+		return nil, fmt.Errorf("sink postgres: metrics: %w: %w", outrelay.ErrConfig, err)
+	}
 	pg, schema, err := s.dialRaw(ctx)
 	if err != nil {
 		return nil, openError(err)
@@ -65,6 +73,23 @@ func Open(ctx context.Context, o Options) (*Sink, error) {
 	}
 	s.idle = append(s.idle, c)
 	return s, nil
+}
+
+// register makes the sink's metrics; sinks that share a registerer share them.
+func (s *Sink) register(r prometheus.Registerer) error {
+	s.connects = prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_sink_postgres_connects_total", Help: "Connections made to sink databases. Many of them: the server or the network cuts them."})
+	if r == nil {
+		return nil
+	}
+	err := r.Register(s.connects)
+	var already prometheus.AlreadyRegisteredError
+	if errors.As(err, &already) {
+		if c, ok := already.ExistingCollector.(prometheus.Counter); ok {
+			s.connects = c
+			return nil
+		}
+	}
+	return err
 }
 
 // Guarantee implements sinks.Sink.
