@@ -193,6 +193,8 @@ type bench struct {
 	db  *database
 	o   relay.Options
 	cl  *kgo.Client
+
+	relays []*relay.Relay
 }
 
 func newBench(t *testing.T) *bench {
@@ -222,6 +224,7 @@ func (b *bench) start() (r *relay.Relay, stop func() error) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	b.relays = append(b.relays, r)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -246,6 +249,9 @@ func (b *bench) wait(what string, ok func() bool) {
 	defer tick.Stop()
 	for !ok() {
 		if time.Now().After(deadline) {
+			for i, r := range b.relays {
+				b.t.Logf("relay %d: %+v", i, r.Status())
+			}
 			b.t.Fatalf("waited in vain: %s", what)
 		}
 		<-tick.C

@@ -76,13 +76,18 @@ func (r *Relay) session(ctx context.Context) (progressed bool, err error) {
 	return s.publish(ctx)
 }
 
-// init makes what the source needs in its database, and writes the first position: the log's first word on this source.
+// init makes what the source needs in its database, and writes the first position: the log's first word on this source. Should the writing fail, the
+// next session writes the same one: the source would refuse to be initialised twice.
 func (s *session) init(ctx context.Context) error {
-	pos, err := s.o.From.Init(ctx)
-	if err != nil {
-		return fmt.Errorf("source %s: %w", s.o.Source, err)
+	pos := s.r.first
+	if pos.IsZero() {
+		var err error
+		if pos, err = s.o.From.Init(ctx); err != nil {
+			return fmt.Errorf("source %s: %w", s.o.Source, err)
+		}
+		pos.Source = s.o.Source
+		s.r.first = pos
 	}
-	pos.Source = s.o.Source
 	g := &gather{pos: pos, place: "start", last: true, hasPos: true}
 	if _, err := s.pub.publish(ctx, g); err != nil {
 		return fmt.Errorf("write the first position of source %s: %w", s.o.Source, err)
