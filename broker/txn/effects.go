@@ -27,6 +27,7 @@ type Marker struct {
 	ProducerID       int64
 	ProducerEpoch    int16
 	Commit           bool
+	Bumped           bool // the epoch is one above that of the data: a partition that has it already has this marker, too
 	CoordinatorEpoch int32
 	Partition        TopicPartition
 }

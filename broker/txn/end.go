@@ -92,11 +92,12 @@ func (c *Coordinator) prepare(now time.Time, t *txn, commit, bump bool, to any) 
 	}
 	m.updateMs = now.UnixMilli()
 	if !bump {
+		m.version = 1
 		c.storePrepare(now, t, m, to)
 		return
 	}
 	rotate := m.exhausted()
-	m.lastEpoch, m.epoch, m.version = m.epoch, m.epoch+1, max(m.version, 1)
+	m.lastEpoch, m.epoch, m.version = m.epoch, m.epoch+1, 2
 	if !rotate {
 		c.storePrepare(now, t, m, to)
 		return
@@ -162,7 +163,7 @@ func (c *Coordinator) sendMarker(t *txn, tp TopicPartition) {
 	c.lastID++
 	c.markers[c.lastID] = openMarker{t: t, tp: tp}
 	c.eff.Markers = append(c.eff.Markers, Marker{
-		ID: c.lastID, ProducerID: t.m.producerID, ProducerEpoch: t.m.epoch, Commit: t.m.state == PrepareCommit,
+		ID: c.lastID, ProducerID: t.m.producerID, ProducerEpoch: t.m.epoch, Commit: t.m.state == PrepareCommit, Bumped: t.m.version >= 2,
 		CoordinatorEpoch: c.epoch, Partition: tp,
 	})
 }

@@ -56,7 +56,7 @@ type meta struct {
 	partitions     []TopicPartition // in order of adding; never changed in place
 	startMs        int64            // of the open transaction; -1 none
 	updateMs       int64
-	version        int16 // transaction version of the client, 1 or 2
+	version        int16 // transaction version: 2 when the end raises the epoch, 1 when not
 }
 
 func (m *meta) exhausted() bool { return m.epoch >= epochMax }

@@ -1,0 +1,29 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay/broker/group"
+)
+
+// OffsetCommit, key 8: v0–9
+//
+//   - v1: generation and member id; its timestamps are ignored
+//   - v2–4: retention time, honoured; v5 drops it (KIP-211)
+//   - v6: leader epoch (KIP-320); v7: group instance id (KIP-345)
+//   - v8: flexible; v9: errors of KIP-848
+//
+// v0 committed to ZooKeeper once; here it is a commit without generation. v10 (topic ids) is not served. The answer comes after the offsets
+// are durable and applied.
+
+func handleOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
+	req := kreq.(*kmsg.OffsetCommitRequest)
+	if req.Version < 1 {
+		req.Generation = -1
+	}
+	return s.askGroup(req.Group, func(now time.Time, gc *group.Coordinator, w *waiter) {
+		gc.Commit(now, req, s.partitionExists(), w)
+	}).pending(c, req)
+}

@@ -1,0 +1,70 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay/broker/group"
+	"github.com/outrelay/outrelay/broker/txn"
+)
+
+// TxnOffsetCommit, key 28: v0–5
+//
+//   - v1: throttle time; v2: leader epoch (KIP-320)
+//   - v3: flexible, generation and member, which fence zombies (KIP-447)
+//   - v4: TRANSACTION_ABORTABLE; v5: the group's partition joins the transaction by itself (KIP-890)
+//
+// Offsets are in the log when it answers, and count from the transaction's commit on.
+
+func handleTxnOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
+	req := kreq.(*kmsg.TxnOffsetCommitRequest)
+	tp := offsetsPartition(req.Group)
+	if req.Version < 5 {
+		var err *kerr.Error
+		s.txnShard(req.TransactionalID).do(func(_ time.Time, tc *txn.Coordinator) {
+			err = tc.Verify(req.TransactionalID, req.ProducerID, req.ProducerEpoch, tp)
+		})
+		if err != nil {
+			return answer(txnOffsetErrors(req, err))
+		}
+		return s.commitTxnOffsets(c, req)
+	}
+	w, owned := s.startJoinTxn(req.TransactionalID, req.ProducerID, req.ProducerEpoch, 2, tp)
+	if owned {
+		return s.commitTxnOffsets(c, req)
+	}
+	return func() kmsg.Response {
+		res, ok := w.wait(c.ctx).(txn.Result)
+		if !ok {
+			return nil
+		}
+		if res.Err != nil {
+			return txnOffsetErrors(req, res.Err)
+		}
+		return s.commitTxnOffsets(c, req)()
+	}
+}
+
+func (s *Server) commitTxnOffsets(c *conn, req *kmsg.TxnOffsetCommitRequest) pending {
+	return s.askGroup(req.Group, func(now time.Time, gc *group.Coordinator, w *waiter) {
+		gc.CommitTxn(now, req, s.partitionExists(), w)
+	}).pending(c, req)
+}
+
+// txnOffsetErrors is the answer when the transaction does not take the offsets.
+func txnOffsetErrors(req *kmsg.TxnOffsetCommitRequest, err *kerr.Error) kmsg.Response {
+	if err == kerr.ProducerFenced {
+		err = kerr.InvalidProducerEpoch
+	}
+	r := req.ResponseKind().(*kmsg.TxnOffsetCommitResponse)
+	for _, t := range req.Topics {
+		rt := kmsg.TxnOffsetCommitResponseTopic{Topic: t.Topic}
+		for _, p := range t.Partitions {
+			rt.Partitions = append(rt.Partitions, kmsg.TxnOffsetCommitResponseTopicPartition{Partition: p.Partition, ErrorCode: err.Code})
+		}
+		r.Topics = append(r.Topics, rt)
+	}
+	return r
+}
