@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -81,7 +82,7 @@ func TestRelay_ExactlyOnceWhateverBreaks(t *testing.T) {
 		b.o.Kafka.Dialer = cut.dial
 		b.o.GatherBytesMax = rapid.SampledFrom([]int{500, 5000, 8 << 20}).Draw(rt, "gather")
 		b.o.LargeBytesMax = rapid.SampledFrom([]int64{3000, 1 << 30}).Draw(rt, "large")
-		b.o.IndexBytes = 1
+		b.o.IndexBytes, b.o.IdleEvery = 1, 20*time.Millisecond
 		b.db.partRows = rapid.SampledFrom([]int{0, 3, 20}).Draw(rt, "rows in a part")
 		failures := rapid.IntRange(0, 5).Draw(rt, "source failures")
 		b.db.fail = func() error {
