@@ -242,11 +242,12 @@ func (g *group) append(m *pb.Message, fx *effects) {
 	}
 }
 
-// match gives the oldest proposal its index: a leader's proposals enter its log in order.
+// match gives the oldest proposal its index: only this node proposes while it leads, and a leader's proposals enter its log in order.
 func (g *group) match(e *pb.Entry) {
-	if len(g.proposed) == 0 || len(e.Data) == 0 || &g.proposed[0].data[0] != &e.Data[0] {
+	if !g.leader || e.GetTerm() != g.term || len(e.Data) == 0 || e.GetType() != pb.EntryNormal {
 		return
 	}
+	invariant.Check(len(g.proposed) > 0 && len(g.proposed[0].data) == len(e.Data), "R2: group %d: entry %d of term %d is not the proposal that is due", g.id, e.GetIndex(), e.GetTerm())
 	p := g.proposed[0]
 	p.index, p.term = e.GetIndex(), e.GetTerm()
 	g.proposed[0] = proposal{}

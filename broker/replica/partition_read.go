@@ -42,7 +42,12 @@ func (p *Partition) Read(from int64, maxBytes int, readCommitted, minOne bool) (
 	if len(c.Bytes) > 0 {
 		r.Next = c.Next
 		if readCommitted {
-			r.Aborted = p.log.Aborted(from, c.Next)
+			if r.Aborted, err = p.log.Aborted(from, c.Next); err != nil {
+				// Without the list a reader would take aborted records for committed ones.
+				p.o.Logger.Error("aborted transactions not readable", "offset", from, "err", err)
+				r.Bytes, r.Next = nil, from
+				return r, kerr.KafkaStorageError
+			}
 		}
 	}
 	return r, nil
