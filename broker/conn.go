@@ -169,6 +169,9 @@ func (c *conn) start(a *api, h header, n int, granted int64) (call, error) {
 	if err != nil {
 		return call{}, err
 	}
+	if granted > 0 {
+		defer c.s.bodies.put(body) // handleProduce keeps nothing of it
+	}
 	started := time.Now()
 	if a == nil {
 		return call{}, &frameError{reason: "unknown api", hint: fmt.Sprintf("key %d, version %d", h.key, h.version)}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -126,7 +127,7 @@ func (f *frameReader) body(n int, granted bool) ([]byte, error) {
 	}
 	_ = f.nc.SetReadDeadline(time.Now().Add(f.s.opts.FrameTimeout))
 	if granted || n <= frameStepBytes {
-		b := make([]byte, n)
+		b := f.s.bodies.get(n, granted)
 		_, err := io.ReadFull(f.br, b)
 		return b, f.readError(err)
 	}
@@ -187,4 +188,26 @@ func requestFlexible(key, version int16) bool {
 	}
 	req.SetVersion(version)
 	return req.IsFlexible()
+}
+
+// bodies lends buffers for Produce bodies: what is proposed is copied, so that a body can be used again once its request was started.
+type bodies struct{ pool sync.Pool }
+
+// pooledBytesMax is the largest body that is kept for another.
+const pooledBytesMax = 4 << 20
+
+func (p *bodies) get(n int, lent bool) []byte {
+	if lent {
+		if b, ok := p.pool.Get().(*[]byte); ok && cap(*b) >= n {
+			return (*b)[:n]
+		}
+	}
+	return make([]byte, n)
+}
+
+// put takes back a body that nobody refers to any more.
+func (p *bodies) put(b []byte) {
+	if cap(b) > 0 && cap(b) <= pooledBytesMax {
+		p.pool.Put(&b)
+	}
 }

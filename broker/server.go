@@ -43,6 +43,7 @@ type Server struct {
 
 	fetchHeld atomic.Int64  // bytes of records in answers that are being sent
 	codecs    record.Codecs // decompression for checks; bounded output
+	bodies    bodies        // buffers of Produce bodies
 
 	listeners []*listener // [0] is the in-memory one
 	conns     connSet
