@@ -29,7 +29,7 @@ same at its first start, where the role may.`,
 				return a.printJSON(done)
 			}
 			for _, r := range done {
-				fmt.Fprintf(a.out, "source %s: %s at %s\n", r.Source, r.State, r.Position)
+				fmt.Fprintf(a.out, "source %s: its position in the log is %s\n", r.Source, r.Position)
 			}
 			return a.reach(err)
 		},

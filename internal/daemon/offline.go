@@ -53,8 +53,8 @@ func ValidateHandlers(c *config.Config) (config.Problems, error) {
 // InitResult says what init did for a source.
 type InitResult struct {
 	Source   string `json:"source"`
-	State    string `json:"state"` // created, or already there
-	Position string `json:"position"`
+	Place    string `json:"place"`    // of the position in the log: "start" when it was written now
+	Position string `json:"position"` // as the log holds it
 }
 
 // Init creates what each named source (all, when none is named) needs, and writes its first position into the log at seeds.
@@ -74,15 +74,15 @@ func (d *Daemon) Init(ctx context.Context, seeds, names []string) ([]InitResult,
 		o := relayOptions(n, d.c.Sources[n], src)
 		o.Kafka = kafka.Options{Seeds: seeds, ClientID: "outrelay-init", Logger: d.log}
 		o.Logger = d.log
-		created, pos, err := relay.Init(ctx, o)
+		r, err := relay.New(o)
 		if err != nil {
-			return done, fmt.Errorf("source %s: %w", n, err)
+			return done, err
 		}
-		r := InitResult{Source: n, State: "already initialised", Position: pos.Token}
-		if created {
-			r.State = "initialised"
+		pos, err := r.Init(ctx)
+		if err != nil {
+			return done, err
 		}
-		done = append(done, r)
+		done = append(done, InitResult{Source: n, Place: pos.Place, Position: pos.Position.Token})
 	}
 	return done, nil
 }

@@ -1,0 +1,73 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// watcher shows, once a second, how far the events have come, as the databases and the log say.
+type watcher struct {
+	d       *demo
+	began   time.Time
+	conn    *pgx.Conn // to the warehouse
+	last    int64     // applied.n up to which latencies were shown
+	applied int64
+}
+
+func (w *watcher) watch(ctx context.Context) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	defer func() {
+		if w.conn != nil {
+			_ = w.conn.Close(context.WithoutCancel(ctx)) // only read from
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			w.line(ctx)
+		}
+	}
+}
+
+func (w *watcher) line(ctx context.Context) {
+	var p50, p99 float64
+	var n, upTo int64
+	if w.conn == nil {
+		conn, err := pgx.Connect(ctx, w.d.pg.DSN("warehouse"))
+		if err != nil {
+			return
+		}
+		w.conn = conn
+	}
+	err := w.conn.QueryRow(ctx, `select count(*), coalesce(max(n), $1), coalesce(percentile_cont(0.5) within group (order by ms), 0), coalesce(percentile_cont(0.99) within group (order by ms), 0)
+		from (select n, extract(epoch from pg_xact_commit_timestamp(xmin) - committed_at) * 1000 as ms from applied where n > $1) l`, w.last).Scan(&n, &upTo, &p50, &p99)
+	if err != nil {
+		return // the next line will do
+	}
+	w.last = upTo
+	w.applied += n
+	committed := w.d.load.committed.Load()
+	inLog := "?"
+	if n, err := w.d.child.relayed(ctx); err == nil { // unknown while outrelay restarts
+		inLog = strconv.FormatInt(n, 10)
+	}
+	end := "\n"
+	if w.d.o.Live {
+		end = "\x1b[K\r"
+	}
+	fmt.Fprintf(w.d.o.Progress, "%4.0fs  committed %7d  in the log %7s  applied %7d  lag %6d  p50 %6.1f ms  p99 %7.1f ms  restarts %d%s",
+		time.Since(w.began).Seconds(), committed, inLog, w.applied, max(0, committed-w.applied), p50, p99, w.d.child.restarts, end)
+}
+
+func (w *watcher) end() {
+	if w.d.o.Live {
+		fmt.Fprintln(w.d.o.Progress)
+	}
+}
