@@ -59,7 +59,7 @@ func TestStream_connectionCut(t *testing.T) {
 	for seen < rows {
 		st, err := s.Open(ctxOf(t), pos)
 		must(t, err)
-		proxy.CutAfterBytes(testenv.ToClient, 700_000)
+		proxy.CutAfterBytes(testenv.ToClient, int64(cuts+1)*400_000) // the server sends the transaction again from its beginning
 		for seen < rows {
 			txn, err := st.Next(ctxOf(t))
 			if err != nil {
