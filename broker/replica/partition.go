@@ -213,7 +213,10 @@ func (p *Partition) Checkpoint() func() ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	st := p.log.State()
-	p.frozen = mark{logStart: p.logStart, activeBase: st.ActiveBase}
+	// The segments' own start follows the partition's here first, and only once this is on disk are files deleted: a restart finds
+	// what the checkpoint says, or more.
+	st.LogStartOffset = max(st.LogStartOffset, min(p.logStart, st.ActiveBase))
+	p.frozen = mark{logStart: st.LogStartOffset, activeBase: st.ActiveBase}
 	b := partitionBlob{logStart: p.logStart, segments: st.Marshal()}
 	head := b.encode(&p.ps)
 	var observed []byte
@@ -263,7 +266,7 @@ func (p *Partition) Restore(blob []byte) error {
 		return fmt.Errorf("%s/%d: %w", p.o.Topic, p.o.Index, err)
 	}
 	p.log = log
-	p.durable = mark{logStart: p.logStart, activeBase: st.ActiveBase}
+	p.durable = mark{logStart: st.LogStartOffset, activeBase: st.ActiveBase}
 	p.frozen = p.durable
 	p.publish()
 	return nil

@@ -39,8 +39,8 @@ func (p *Partition) Maintain(now time.Time) error {
 		}
 	}
 	// Files go only once the checkpoint says so: until then a restart may need to know of them.
-	if to := min(durable.logStart, durable.activeBase); to > p.log.LogStartOffset() {
-		if err := p.log.AdvanceStart(to); err != nil {
+	if durable.logStart > p.log.LogStartOffset() {
+		if err := p.log.AdvanceStart(durable.logStart); err != nil {
 			return p.maintainError("retention", err)
 		}
 	}
