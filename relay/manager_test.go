@@ -1,0 +1,227 @@
+package relay_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/relay"
+)
+
+// process is one process of several that share sources.
+type process struct {
+	m    *relay.Manager
+	reg  *prometheus.Registry
+	stop func() error
+}
+
+func (b *bench) process(instance string) *process {
+	b.t.Helper()
+	reg := prometheus.NewRegistry()
+	o := relay.ManagerOptions{Kafka: b.o.Kafka, InstanceID: instance, SessionTimeout: 6 * time.Second, HeartbeatInterval: 50 * time.Millisecond,
+		Sources: []relay.Options{b.o}, Metrics: relay.NewMetrics(reg)}
+	if os.Getenv("RELAY_TEST_LOG") != "" {
+		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	}
+	m, err := relay.NewManager(o)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	stopped := false
+	var out error
+	p := &process{m: m, reg: reg, stop: func() error {
+		if !stopped {
+			stopped = true
+			cancel()
+			out = <-done
+		}
+		return out
+	}}
+	b.t.Cleanup(func() { _ = p.stop() })
+	return p
+}
+
+func (p *process) state() relay.State { return p.m.Status()[0].State }
+
+func TestManager_RelaysWhatIsAssignedAndTellsHowItIs(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	p := b.process("one")
+	b.db.commit([]row{order("1", "k")})
+	b.wait("it is in", b.drained)
+	b.wait("ready", func() bool { return p.m.Ready() == nil })
+	b.wait("counted", func() bool { return p.m.Status()[0].Events == 1 })
+	families, err := p.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range families {
+		names = append(names, f.GetName())
+	}
+	for _, want := range []string{"outrelay_relay_events_total", "outrelay_relay_lag_seconds", "outrelay_relay_running", "outrelay_relay_open_txn_seconds"} {
+		if !strings.Contains(fmt.Sprint(names), want) {
+			t.Errorf("no metric %s in %v", want, names)
+		}
+	}
+	if err := p.stop(); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	if s := p.state(); s != relay.StateUnassigned {
+		t.Errorf("state after stop: %s", s)
+	}
+}
+
+func TestManager_StaticMemberIsBackInItsSeatAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	p := b.process("one")
+	b.db.commit([]row{order("1", "k")})
+	b.wait("the first is in", b.drained)
+	if err := p.stop(); err != nil { // a static member does not leave: for the group this is a kill
+		t.Fatal(err)
+	}
+	began := time.Now()
+	b.process("one")
+	b.db.commit([]row{order("2", "k")})
+	b.wait("the second is in", b.drained)
+	if d := time.Since(began); d > 3*time.Second {
+		t.Errorf("back after %v: it waited for its own session to end", d)
+	}
+	b.checkExactlyOnce()
+}
+
+func TestManager_ALeavingProcessesSourceMovesAndALiveOnesStays(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	one := b.process("")
+	b.db.commit([]row{order("1", "k")})
+	b.wait("the first is in", b.drained)
+	two := b.process("")
+	b.wait("two is a member", func() bool { return two.m.Ready() == nil })
+	running := func(p *process) bool { return p.state() == relay.StateRunning }
+	b.wait("exactly one relays", func() bool { return running(one) != running(two) })
+	owner, other := one, two
+	if running(two) {
+		owner, other = two, one
+	}
+	for i := range 10 {
+		b.db.commit([]row{order(fmt.Sprint("x", i), "k")})
+	}
+	b.wait("all is in", b.drained)
+	if running(other) {
+		t.Error("both relay")
+	}
+	if err := owner.stop(); err != nil {
+		t.Fatal(err)
+	}
+	b.db.commit([]row{order("last", "k")})
+	b.wait("the other took over", b.drained)
+	b.checkExactlyOnce()
+}
+
+// TestManager_AnOwnerThatWasFencedBeginsAgain: somebody outside the group takes the transactional id, as a process does that was stopped for
+// long; the group still says that the source is ours.
+func TestManager_AnOwnerThatWasFencedBeginsAgain(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	p := b.process("one")
+	b.db.commit([]row{order("1", "k")})
+	b.wait("the first is in", b.drained)
+	late, stopLate := b.start()
+	b.wait("the late one runs", func() bool { return late.Status().State == relay.StateRunning })
+	b.db.commit([]row{order("2", "k")})
+	b.wait("the second is in", b.drained)
+	for i := 3; late.Status().State != relay.StateFenced; i++ {
+		b.db.commit([]row{order(fmt.Sprint(i), "k")})
+		b.wait("it is in", b.drained)
+	}
+	if err := stopLate(); !errors.Is(err, outrelay.ErrFenced) {
+		t.Errorf("the late one: %v, want ErrFenced", err)
+	}
+	b.wait("the owner runs", func() bool { return p.state() == relay.StateRunning })
+	b.checkExactlyOnce()
+}
+
+// TestManager_AskedForItsMembershipBeforeItFences: a process that the group has forgotten does not take the transactional id.
+func TestManager_AskedForItsMembershipBeforeItFences(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	p := b.process("one")
+	b.db.commit([]row{order("1", "k")})
+	b.wait("the first is in", b.drained)
+	var inits atomic.Int64
+	b.log.ControlKey(22, func(kmsg.Request) (kmsg.Response, error, bool) {
+		b.log.KeepControl()
+		inits.Add(1)
+		return nil, nil, false
+	})
+	var forgotten atomic.Bool
+	forgotten.Store(true)
+	b.log.ControlKey(12, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.log.KeepControl()
+		if !forgotten.Load() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		resp.ErrorCode = kerr.UnknownMemberID.Code
+		return resp, nil, true
+	})
+	b.log.ControlKey(11, func(req kmsg.Request) (kmsg.Response, error, bool) { // nor may it join again
+		b.log.KeepControl()
+		if !forgotten.Load() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		return resp, nil, true
+	})
+	b.wait("it gave the source up", func() bool { return p.state() != relay.StateRunning })
+	b.db.commit([]row{order("2", "k")})
+	if n := inits.Load(); n != 0 {
+		t.Errorf("%d InitProducerId of a process that is no member", n)
+	}
+	forgotten.Store(false)
+	b.wait("it is back", b.drained)
+	b.checkExactlyOnce()
+}
+
+func TestManager_TwoProcessesUnderOneInstanceAreTold(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	one := b.process("same")
+	b.db.commit([]row{order("1", "k")})
+	b.wait("the first is in", b.drained)
+	two := b.process("same")
+	b.wait("the second is a member", func() bool { return two.m.Ready() == nil })
+	b.wait("the first gave up", func() bool { return one.state() != relay.StateRunning })
+	if err := one.stop(); err != nil && !strings.Contains(err.Error(), "instance-taken") {
+		t.Errorf("Run: %v", err)
+	}
+	b.db.commit([]row{order("2", "k")})
+	b.wait("the second is in", b.drained)
+	b.checkExactlyOnce()
+}
+
+func TestNewManager_RefusesASourceTwice(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	_, err := relay.NewManager(relay.ManagerOptions{Kafka: b.o.Kafka, Sources: []relay.Options{b.o, b.o}})
+	if !errors.Is(err, outrelay.ErrConfig) {
+		t.Errorf("err %v, want ErrConfig", err)
+	}
+}
