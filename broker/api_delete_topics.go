@@ -70,6 +70,7 @@ func (s *Server) deleteTopicFor(ctx context.Context, rt *kmsg.DeleteTopicsReques
 		st.ErrorCode, st.ErrorMessage = ke.Code, new(errorText(err))
 		return st
 	}
-	s.log.Info("topic deleted", "topic", t.Name, "client", "kafka")
+	s.topicDeleted(t.ID)
+	s.log.Info("topic deleted", "topic", t.Name)
 	return st
 }

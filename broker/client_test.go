@@ -206,7 +206,7 @@ func TestAdmin_configs(t *testing.T) {
 	}
 	// They are in force, and stay so after a restart.
 	n.Restart()
-	cl := newClient(t, n)
+	cl := newClient(t, n, kgo.ProducerBatchCompression(kgo.NoCompression()))
 	err := cl.ProduceSync(ctx, &kgo.Record{Topic: "t", Key: []byte("k"), Value: make([]byte, 6000)}).FirstErr()
 	if !errors.Is(err, kerr.MessageTooLarge) {
 		t.Errorf("6000 bytes where 5000 are allowed: %v", err)

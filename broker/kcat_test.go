@@ -45,7 +45,6 @@ func TestKcat_codecs(t *testing.T) {
 	}
 	for codec, id := range want {
 		t.Run(codec, func(t *testing.T) {
-			t.Parallel()
 			topic := "kcat." + codec
 			var in strings.Builder
 			var lines []string
