@@ -24,6 +24,6 @@ func handleOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
 		req.Generation = -1
 	}
 	return s.askGroup(req.Group, func(now time.Time, gc *group.Coordinator, w *waiter) {
-		gc.Commit(now, req, s.partitionExists(), w)
+		gc.Commit(now, req, s.partitionTopics(), w)
 	}).pending(c, req)
 }

@@ -13,6 +13,6 @@ import (
 func handleOffsetDelete(s *Server, c *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.OffsetDeleteRequest)
 	return s.askGroup(req.Group, func(now time.Time, gc *group.Coordinator, w *waiter) {
-		gc.DeleteOffsets(now, req, s.partitionExists(), w)
+		gc.DeleteOffsets(now, req, s.partitionTopics(), w)
 	}).pending(c, req)
 }

@@ -52,7 +52,8 @@ func handleOffsetFetch(s *Server, _ *conn, kreq kmsg.Request) pending {
 }
 
 func (s *Server) fetchOffsets(req *kmsg.OffsetFetchRequestGroup, requireStable bool) (r kmsg.OffsetFetchResponseGroup) {
-	s.groupShard(req.Group).do(func(_ time.Time, gc *group.Coordinator) { r = gc.FetchOffsets(req, requireStable) })
+	topics := s.partitionTopics()
+	s.groupShard(req.Group).do(func(_ time.Time, gc *group.Coordinator) { r = gc.FetchOffsets(req, requireStable, topics) })
 	return r
 }
 

@@ -49,7 +49,7 @@ func handleTxnOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
 
 func (s *Server) commitTxnOffsets(c *conn, req *kmsg.TxnOffsetCommitRequest) pending {
 	return s.askGroup(req.Group, func(now time.Time, gc *group.Coordinator, w *waiter) {
-		gc.CommitTxn(now, req, s.partitionExists(), w)
+		gc.CommitTxn(now, req, s.partitionTopics(), w)
 	}).pending(c, req)
 }
 

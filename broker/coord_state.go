@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 	"unicode/utf16"
@@ -221,20 +220,22 @@ func (sh *coordShard[E, C]) propose(batch []byte, done func(replica.ProduceResul
 	p.Produce(batch, replica.ProduceOptions{InternalControl: true}, done)
 }
 
-// partitionExists says whether a partition exists, open here or not.
-func (s *Server) partitionExists() func(group.TopicPartition) bool {
+// partitionTopics says for the coordinators which partitions exist, open here or not.
+func (s *Server) partitionTopics() group.Topics {
 	set := s.topics.set()
-	return func(tp group.TopicPartition) bool {
+	return func(tp group.TopicPartition) (id [16]byte, ok bool) {
 		t := set.byName[tp.Topic]
-		return t != nil && tp.Partition >= 0 && int(tp.Partition) < len(t.partitions)
+		if t == nil || tp.Partition < 0 || int(tp.Partition) >= len(t.partitions) {
+			return id, false
+		}
+		return t.ID, true
 	}
 }
 
-// topicsDeleted makes the groups forget the offsets of topics that are gone.
-func (s *Server) topicsDeleted(topics []string) {
-	topics = slices.Clone(topics)
+// topicDeleted makes the groups forget the offsets of a topic that is gone. It does not block.
+func (s *Server) topicDeleted(id [16]byte) {
 	for _, sh := range s.shards().groups {
-		sh.do(func(_ time.Time, c *group.Coordinator) { c.TopicsDeleted(topics) })
+		sh.do(func(_ time.Time, c *group.Coordinator) { c.TopicDeleted(id) })
 	}
 }
 

@@ -7,9 +7,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Commit handles OffsetCommit. known says whether a partition exists. The reply, a *kmsg.OffsetCommitResponse, comes when the offsets
+// Topics says whether a partition exists, and what its topic's id is.
+type Topics func(TopicPartition) (topicID [16]byte, ok bool)
+
+// Commit handles OffsetCommit. topics says which partitions exist. The reply, a *kmsg.OffsetCommitResponse, comes when the offsets
 // were applied: G1, a commit is answered after it is durable.
-func (c *Coordinator) Commit(now time.Time, req *kmsg.OffsetCommitRequest, known func(TopicPartition) bool, to any) {
+func (c *Coordinator) Commit(now time.Time, req *kmsg.OffsetCommitRequest, topics Topics, to any) {
 	g, e := c.commitGroup(req.Group, req.Generation, req.Version >= 9)
 	if e == nil {
 		e = g.mayCommit(req.MemberID, req.InstanceID, req.Generation, false)
@@ -29,12 +32,12 @@ func (c *Coordinator) Commit(now time.Time, req *kmsg.OffsetCommitRequest, known
 		rt := kmsg.OffsetCommitResponseTopic{Topic: t.Topic, TopicID: t.TopicID}
 		for _, p := range t.Partitions {
 			tp := TopicPartition{Topic: t.Topic, Partition: p.Partition}
-			pe := c.mayCommitOffset(e, known, tp, p.Metadata)
+			topicID, pe := c.mayCommitOffset(e, topics, tp, p.Metadata)
 			rt.Partitions = append(rt.Partitions, kmsg.OffsetCommitResponseTopicPartition{Partition: p.Partition, ErrorCode: code(pe)})
 			if pe != nil {
 				continue
 			}
-			o := offset{offset: p.Offset, leaderEpoch: -1, metadata: deref(p.Metadata), commitMs: now.UnixMilli(), expireMs: expire}
+			o := offset{offset: p.Offset, leaderEpoch: -1, metadata: deref(p.Metadata), topicID: topicID, commitMs: now.UnixMilli(), expireMs: expire}
 			if req.Version >= 6 {
 				o.leaderEpoch = p.LeaderEpoch
 			}
@@ -61,7 +64,7 @@ func (c *Coordinator) Commit(now time.Time, req *kmsg.OffsetCommitRequest, known
 // CommitTxn handles TxnOffsetCommit (KIP-98, KIP-447). That the transaction owns this partition of __consumer_offsets is the caller's to have
 // made durable. The reply, a *kmsg.TxnOffsetCommitResponse, comes when the offsets are in the log; they count from the transaction's
 // commit marker on.
-func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest, known func(TopicPartition) bool, to any) {
+func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest, topics Topics, to any) {
 	generation := req.Generation
 	if req.Version < 3 {
 		generation = -1
@@ -76,12 +79,12 @@ func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest,
 		rt := kmsg.TxnOffsetCommitResponseTopic{Topic: t.Topic, TopicID: t.TopicID}
 		for _, p := range t.Partitions {
 			tp := TopicPartition{Topic: t.Topic, Partition: p.Partition}
-			pe := c.mayCommitOffset(e, known, tp, p.Metadata)
+			topicID, pe := c.mayCommitOffset(e, topics, tp, p.Metadata)
 			rt.Partitions = append(rt.Partitions, kmsg.TxnOffsetCommitResponseTopicPartition{Partition: p.Partition, ErrorCode: code(pe)})
 			if pe != nil {
 				continue
 			}
-			o := offset{offset: p.Offset, leaderEpoch: -1, metadata: deref(p.Metadata), commitMs: now.UnixMilli(), expireMs: -1}
+			o := offset{offset: p.Offset, leaderEpoch: -1, metadata: deref(p.Metadata), topicID: topicID, commitMs: now.UnixMilli(), expireMs: -1}
 			if req.Version >= 2 {
 				o.leaderEpoch = p.LeaderEpoch
 			}
@@ -153,14 +156,15 @@ func (g *group) mayCommit(memberID string, instance *string, generation int32, t
 	return nil
 }
 
-func (c *Coordinator) mayCommitOffset(e *kerr.Error, known func(TopicPartition) bool, tp TopicPartition, metadata *string) *kerr.Error {
+func (c *Coordinator) mayCommitOffset(e *kerr.Error, topics Topics, tp TopicPartition, metadata *string) ([16]byte, *kerr.Error) {
+	id, ok := topics(tp)
 	switch {
 	case e != nil:
-		return e
+		return id, e
 	case len(deref(metadata)) > c.o.OffsetMetadataMax:
-		return kerr.OffsetMetadataTooLarge
-	case !known(tp):
-		return kerr.UnknownTopicOrPartition
+		return id, kerr.OffsetMetadataTooLarge
+	case !ok:
+		return id, kerr.UnknownTopicOrPartition
 	}
-	return nil
+	return id, nil
 }

@@ -12,8 +12,9 @@ import (
 const writeRecordsMax = 1000
 
 // FetchOffsets answers OffsetFetch for one group. An unknown group or partition is offset -1 without an error, as Kafka has it:
-// librdkafka takes an error for fatal. With requireStable, partitions with commits of open transactions say UNSTABLE_OFFSET_COMMIT (KIP-447).
-func (c *Coordinator) FetchOffsets(req *kmsg.OffsetFetchRequestGroup, requireStable bool) kmsg.OffsetFetchResponseGroup {
+// librdkafka takes an error for fatal. So is an offset of a topic that was deleted and made anew. With requireStable, partitions with commits
+// of open transactions say UNSTABLE_OFFSET_COMMIT (KIP-447).
+func (c *Coordinator) FetchOffsets(req *kmsg.OffsetFetchRequestGroup, requireStable bool, topics Topics) kmsg.OffsetFetchResponseGroup {
 	r := kmsg.NewOffsetFetchResponseGroup()
 	r.Group = req.Group
 	if !c.loaded {
@@ -24,11 +25,14 @@ func (c *Coordinator) FetchOffsets(req *kmsg.OffsetFetchRequestGroup, requireSta
 	if req.Topics == nil {
 		if g != nil {
 			for _, tp := range sortedPartitions(g.offsets) {
+				if g.offsets[tp].outlived(topics, tp) {
+					continue
+				}
 				if n := len(r.Topics); n == 0 || r.Topics[n-1].Topic != tp.Topic {
 					r.Topics = append(r.Topics, kmsg.OffsetFetchResponseGroupTopic{Topic: tp.Topic})
 				}
 				t := &r.Topics[len(r.Topics)-1]
-				t.Partitions = append(t.Partitions, g.fetch(tp, requireStable))
+				t.Partitions = append(t.Partitions, g.fetch(tp, requireStable, topics))
 			}
 		}
 		return r
@@ -36,14 +40,14 @@ func (c *Coordinator) FetchOffsets(req *kmsg.OffsetFetchRequestGroup, requireSta
 	for _, t := range req.Topics {
 		rt := kmsg.OffsetFetchResponseGroupTopic{Topic: t.Topic, TopicID: t.TopicID}
 		for _, p := range t.Partitions {
-			rt.Partitions = append(rt.Partitions, g.fetch(TopicPartition{Topic: t.Topic, Partition: p}, requireStable))
+			rt.Partitions = append(rt.Partitions, g.fetch(TopicPartition{Topic: t.Topic, Partition: p}, requireStable, topics))
 		}
 		r.Topics = append(r.Topics, rt)
 	}
 	return r
 }
 
-func (g *storedGroup) fetch(tp TopicPartition, requireStable bool) kmsg.OffsetFetchResponseGroupTopicPartition {
+func (g *storedGroup) fetch(tp TopicPartition, requireStable bool, topics Topics) kmsg.OffsetFetchResponseGroupTopicPartition {
 	p := kmsg.NewOffsetFetchResponseGroupTopicPartition()
 	p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = tp.Partition, -1, -1, kmsg.StringPtr("")
 	if g == nil {
@@ -53,10 +57,17 @@ func (g *storedGroup) fetch(tp TopicPartition, requireStable bool) kmsg.OffsetFe
 		p.ErrorCode = kerr.UnstableOffsetCommit.Code
 		return p
 	}
-	if o, ok := g.offsets[tp]; ok {
+	if o, ok := g.offsets[tp]; ok && !o.outlived(topics, tp) {
 		p.Offset, p.LeaderEpoch, p.Metadata = o.offset, o.leaderEpoch, kmsg.StringPtr(o.metadata)
 	}
 	return p
+}
+
+// outlived reports whether the offset's topic is gone and another one has its name. When the topic is not known, it is kept: this node may
+// only not have heard of it yet.
+func (o offset) outlived(topics Topics, tp TopicPartition) bool {
+	id, ok := topics(tp)
+	return ok && o.topicID != [16]byte{} && id != o.topicID
 }
 
 // DeleteGroup handles one group of DeleteGroups: only a group without members goes, with all its offsets. The reply is a
@@ -101,7 +112,7 @@ func (c *Coordinator) mayDelete(name string) *kerr.Error {
 }
 
 // DeleteOffsets handles OffsetDelete: offsets go unless a member subscribes to their topic. The reply is a *kmsg.OffsetDeleteResponse.
-func (c *Coordinator) DeleteOffsets(now time.Time, req *kmsg.OffsetDeleteRequest, known func(TopicPartition) bool, to any) {
+func (c *Coordinator) DeleteOffsets(now time.Time, req *kmsg.OffsetDeleteRequest, topics Topics, to any) {
 	r := kmsg.NewPtrOffsetDeleteResponse()
 	g := c.group(req.Group)
 	var subscribed map[string]bool
@@ -132,8 +143,9 @@ func (c *Coordinator) DeleteOffsets(now time.Time, req *kmsg.OffsetDeleteRequest
 		for _, p := range t.Partitions {
 			rp := kmsg.OffsetDeleteResponseTopicPartition{Partition: p.Partition}
 			tp := TopicPartition{Topic: t.Topic, Partition: p.Partition}
+			_, known := topics(tp)
 			switch {
-			case !known(tp):
+			case !known:
 				rp.ErrorCode = kerr.UnknownTopicOrPartition.Code
 			case subscribed[t.Topic]:
 				rp.ErrorCode = kerr.GroupSubscribedToTopic.Code
@@ -150,13 +162,14 @@ func (c *Coordinator) DeleteOffsets(now time.Time, req *kmsg.OffsetDeleteRequest
 	})
 }
 
-// TopicsDeleted drops the offsets of topics that are gone: a topic made anew under the same name begins without them.
-func (c *Coordinator) TopicsDeleted(topics []string) {
+// TopicDeleted drops the offsets of a topic that is gone. Nothing depends on it: fetches know such offsets by their topic id.
+func (c *Coordinator) TopicDeleted(topicID [16]byte) {
 	if !c.loaded {
 		return
 	}
 	for _, name := range c.store.names() {
-		recs := c.tombstones(name, func(tp TopicPartition) bool { return slices.Contains(topics, tp.Topic) })
+		g := c.store.groups[name]
+		recs := c.tombstones(name, func(tp TopicPartition) bool { return g.offsets[tp].topicID == topicID })
 		c.writeAll(recs, func(time.Time, *kerr.Error) {})
 	}
 }

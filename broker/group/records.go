@@ -16,12 +16,16 @@ func offsetKey(group string, tp TopicPartition) []byte {
 	return k.AppendTo(nil)
 }
 
-// offsetRecord is Kafka's own: version 3, or 1 where a client of OffsetCommit v2–4 chose a retention (KIP-211 keeps honouring it).
+// offsetRecord is Kafka's own: version 4, which names the topic by id too, or 1 where a client of OffsetCommit v2–4 chose a retention
+// (KIP-211 keeps honouring it).
 func offsetRecord(group string, tp TopicPartition, o offset) Record {
 	v := kmsg.NewOffsetCommitValue()
 	v.Version, v.Offset, v.LeaderEpoch, v.Metadata, v.CommitTimestamp = 3, o.offset, o.leaderEpoch, o.metadata, o.commitMs
-	if o.expireMs >= 0 {
+	switch {
+	case o.expireMs >= 0:
 		v.Version, v.ExpireTimestamp = 1, o.expireMs
+	case o.topicID != [16]byte{}:
+		v.Version, v.TopicID = 4, o.topicID
 	}
 	return Record{Key: offsetKey(group, tp), Value: v.AppendTo(nil)}
 }

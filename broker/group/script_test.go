@@ -37,13 +37,13 @@ type script struct {
 	held   []group.Write
 	fail   *kerr.Error
 	ids    int
-	gone   map[string]bool // topics that do not exist
+	topics map[string]byte // how often each was made; even means it is gone
 	traced strings.Builder
 }
 
 func newScript(o group.Options) *script {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	s := &script{now: start, start: start, gone: map[string]bool{}}
+	s := &script{now: start, start: start, topics: map[string]byte{}}
 	o.NewMemberID = func(prefix string) string {
 		s.ids++
 		return fmt.Sprintf("%s-%d", prefix, s.ids)
@@ -188,7 +188,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		for _, p := range tps(t, a.str("offsets", "")) {
 			r.Topics = append(r.Topics, kmsg.OffsetFetchRequestGroupTopic{Topic: p.topic, Partitions: []int32{p.partition}})
 		}
-		resp := s.c.FetchOffsets(&r, a.str("stable", "") != "")
+		resp := s.c.FetchOffsets(&r, a.str("stable", "") != "", s.known)
 		s.printf("%s", responseString(resp))
 	case "deletegroup":
 		s.c.DeleteGroup(s.now, g, to)
@@ -200,8 +200,13 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		s.c.DeleteOffsets(s.now, &r, s.known, to)
 	case "deletetopic":
-		s.gone[a.str("topic", "t")] = true
-		s.c.TopicsDeleted([]string{a.str("topic", "t")})
+		name := a.str("topic", "t")
+		s.topics[name]++
+		if a.str("told", "y") == "y" {
+			s.c.TopicDeleted(topicID(name, s.topics[name]-1))
+		}
+	case "createtopic":
+		s.topics[a.str("topic", "t")]++
 	case "describe":
 		s.printf("%s", responseString(s.c.Describe(g, int16(a.num(t, "v", 5)))))
 	case "list":
@@ -245,7 +250,16 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	return s.drain()
 }
 
-func (s *script) known(tp group.TopicPartition) bool { return !s.gone[tp.Topic] && tp.Partition < 16 }
+func (s *script) known(tp group.TopicPartition) ([16]byte, bool) {
+	n := s.topics[tp.Topic]
+	return topicID(tp.Topic, n), n%2 == 0 && tp.Partition < 16
+}
+
+func topicID(name string, n byte) (id [16]byte) {
+	copy(id[1:], name)
+	id[0] = n + 1
+	return id
+}
 
 func (s *script) join(t *testing.T, g string, a args) *kmsg.JoinGroupRequest {
 	t.Helper()

@@ -25,6 +25,7 @@ type offset struct {
 	offset       int64
 	leaderEpoch  int32
 	metadata     string
+	topicID      [16]byte // of the topic it is for; zero: not known
 	commitMs     int64
 	expireMs     int64 // -1: by retention
 	recordOffset int64
@@ -127,6 +128,9 @@ func (s *store) applyOffset(at, producerID int64, key, value []byte) error {
 	}
 	if v.Version == 1 {
 		o.expireMs = v.ExpireTimestamp
+	}
+	if v.Version >= 4 {
+		o.topicID = v.TopicID
 	}
 	g := s.group(k.Group)
 	if producerID >= 0 {
