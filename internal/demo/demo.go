@@ -7,12 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/outrelay/outrelay"
-	"github.com/outrelay/outrelay/internal/testenv"
 )
 
 // Options says what the demo does. Binary is needed.
@@ -54,64 +51,61 @@ func (r Result) Clean() bool {
 	return r.Lost == 0 && r.Duplicated == 0 && r.Reordered == 0 && r.Phantoms == 0 && r.WrongTotals == 0 && r.Applied == r.Committed && r.Committed > 0
 }
 
-// drainMax is how long the last events may take to arrive after the load has stopped.
-const drainMax = 60 * time.Second
-
 type demo struct {
-	o     Options
-	dir   string
-	pg    *testenv.Postgres
-	child *child
-	load  *load
+	o Options
+	w *World
 }
 
 // Run does the whole demo and returns what was counted. The error says why it could not be done; a count that is not clean is no error here.
 func Run(ctx context.Context, o Options) (Result, error) {
 	d := &demo{o: o}
-	var err error
-	if d.dir, err = os.MkdirTemp("", "outrelay-demo-"); err != nil {
-		return Result{}, err
-	}
-	if o.Keep {
-		defer d.say("kept: %s", d.dir)
-	} else {
-		defer os.RemoveAll(d.dir)
-	}
-	d.say("starting a throwaway PostgreSQL (%s)", o.Postgres)
-	if d.pg, err = startPostgres(ctx, o.Postgres, d.say); err != nil {
-		return Result{}, err
-	}
-	defer d.pg.Close()
-	if err := d.setUp(ctx); err != nil {
-		return Result{}, fmt.Errorf("set up the shop and the warehouse: %w", err)
-	}
-	if d.child, err = newChild(ctx, o.Binary, d.dir, d.pg); err != nil {
-		return Result{}, err
-	}
-	defer d.child.close()
-	first, err := d.child.start(ctx)
+	dir, err := os.MkdirTemp("", "outrelay-demo-")
 	if err != nil {
 		return Result{}, err
 	}
-	d.say("outrelay is ready after %d ms, with this file:\n\n%s", first.Milliseconds(), indent(configText))
+	if o.Keep {
+		defer d.say("kept: %s", dir)
+	} else {
+		defer os.RemoveAll(dir)
+	}
+	d.say("starting a throwaway PostgreSQL (%s)", o.Postgres)
+	pg, err := startPostgres(ctx, o.Postgres, d.say)
+	if err != nil {
+		return Result{}, err
+	}
+	defer pg.Close()
+	d.w = &World{Dir: dir, Shop: pg.DSN("shop"), Warehouse: pg.DSN("warehouse"), Config: ConfigText, Say: d.say}
+	for _, db := range []string{"shop", "warehouse"} {
+		if err := execute(ctx, pg.DSN("postgres"), "create database "+db); err != nil {
+			return Result{}, err
+		}
+	}
+	if err := d.w.SetUp(ctx, o.Binary); err != nil {
+		return Result{}, fmt.Errorf("set up the shop and the warehouse: %w", err)
+	}
+	defer d.w.Process.Close()
+	first, err := d.w.Process.Start(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	d.say("outrelay is ready after %d ms, with this file:\n\n%s", first.Milliseconds(), indent(ConfigText))
 	return d.run(ctx)
 }
 
 func (d *demo) run(ctx context.Context) (Result, error) {
-	var err error
-	if d.load, err = startLoad(ctx, d.pg.DSN("shop"), d.o.Rate); err != nil {
+	load, err := StartLoad(ctx, d.w.Shop, d.o.Rate)
+	if err != nil {
 		return Result{}, err
 	}
 	began := time.Now()
-	w := &watcher{d: d, began: began}
+	w := &watcher{d: d, load: load, began: began}
 	crashes := make(chan error, 1)
 	until, stop := context.WithDeadline(ctx, began.Add(d.o.For))
 	defer stop()
-	var restarting atomic.Bool
-	go func() { crashes <- d.crash(until, &restarting) }()
+	go func() { crashes <- d.crash(until) }()
 	w.watch(until)
 	took := time.Since(began)
-	if err := d.load.stop(); err != nil {
+	if err := load.Stop(); err != nil {
 		return Result{}, fmt.Errorf("load: %w", err)
 	}
 	if err := <-crashes; err != nil {
@@ -122,20 +116,20 @@ func (d *demo) run(ctx context.Context) (Result, error) {
 	}
 	w.end()
 	d.say("the load has stopped; waiting until everything that was committed is applied")
-	if err := d.drain(ctx); err != nil {
+	if err := d.w.Drain(ctx); err != nil {
 		return Result{}, err
 	}
 	d.say("counting from outside: outrelay audit shop --group order-totals")
-	r, err := d.count(ctx)
+	r, err := d.w.Count(ctx)
 	if err != nil {
 		return r, err
 	}
-	r.TxnsPerSecond = float64(d.load.txns.Load()) / took.Seconds()
-	return r, d.child.stop()
+	r.TxnsPerSecond = float64(load.Txns()) / took.Seconds()
+	return r, d.w.Process.Stop()
 }
 
 // crash kills and restarts outrelay until ctx ends. It always leaves it running.
-func (d *demo) crash(ctx context.Context, _ *atomic.Bool) error {
+func (d *demo) crash(ctx context.Context) error {
 	if !d.o.Crash {
 		<-ctx.Done()
 		return nil
@@ -148,34 +142,11 @@ func (d *demo) crash(ctx context.Context, _ *atomic.Bool) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := d.child.kill(); err != nil {
+		if err := d.w.Process.Kill(); err != nil {
 			return err
 		}
-		if _, err := d.child.start(context.WithoutCancel(ctx)); err != nil {
+		if _, err := d.w.Process.Start(context.WithoutCancel(ctx)); err != nil {
 			return err
-		}
-	}
-}
-
-// drain waits until the warehouse has as many events as the shop has committed.
-func (d *demo) drain(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, drainMax)
-	defer cancel()
-	t := time.NewTicker(100 * time.Millisecond)
-	defer t.Stop()
-	for {
-		committed, applied, err := d.counts(ctx)
-		if err != nil {
-			return err
-		}
-		if applied >= committed {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			d.say("after %s, %d of %d events are applied; counting what is there", drainMax, applied, committed)
-			return nil
-		case <-t.C:
 		}
 	}
 }
@@ -219,5 +190,3 @@ func (r Result) Failed() error {
 }
 
 var errNotClean = fmt.Errorf("the count is not clean")
-
-func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }

@@ -14,8 +14,8 @@ import (
 
 const loadConns = 8
 
-// load is what the shop's customers do: transactions from several connections, at a fixed rate, whatever outrelay does meanwhile.
-type load struct {
+// Load is what the shop's customers do: transactions from several connections, at a fixed rate, whatever outrelay does meanwhile.
+type Load struct {
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup
 	txns      atomic.Int64 // committed or rolled back
@@ -25,9 +25,10 @@ type load struct {
 	err error
 }
 
-func startLoad(ctx context.Context, dsn string, rate int) (*load, error) {
+// StartLoad begins; the load goes on until Stop.
+func StartLoad(ctx context.Context, dsn string, rate int) (*Load, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &load{cancel: cancel}
+	l := &Load{cancel: cancel}
 	tickets := make(chan struct{}, rate) // up to a second of orders may queue while PostgreSQL is slow
 	for i := range loadConns {
 		conn, err := pgx.Connect(ctx, dsn)
@@ -66,7 +67,7 @@ func pace(ctx context.Context, rate int, tickets chan<- struct{}) {
 	}
 }
 
-func (l *load) fail(err error) {
+func (l *Load) fail(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err == nil {
@@ -75,7 +76,14 @@ func (l *load) fail(err error) {
 	l.cancel()
 }
 
-func (l *load) stop() error {
+// Txns returns how many transactions have ended, by commit or rollback.
+func (l *Load) Txns() int64 { return l.txns.Load() }
+
+// Committed returns how many events were committed.
+func (l *Load) Committed() int64 { return l.committed.Load() }
+
+// Stop ends the load: what was begun is finished. The error is the first that a connection met.
+func (l *Load) Stop() error {
 	l.cancel()
 	l.wg.Wait()
 	l.mu.Lock()
@@ -83,7 +91,7 @@ func (l *load) stop() error {
 	return l.err
 }
 
-func (l *load) work(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand, tickets <-chan struct{}) error {
+func (l *Load) work(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand, tickets <-chan struct{}) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -101,7 +109,7 @@ func (l *load) work(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand, tickets
 }
 
 // transact runs one transaction of a random shape and returns how many events it committed.
-func (l *load) transact(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) (events int, err error) {
+func (l *Load) transact(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) (events int, err error) {
 	who := customer(rnd)
 	b := &pgx.Batch{}
 	b.Queue("begin")

@@ -12,6 +12,7 @@ import (
 // watcher shows, once a second, how far the events have come, as the databases and the log say.
 type watcher struct {
 	d       *demo
+	load    *Load
 	began   time.Time
 	conn    *pgx.Conn // to the warehouse
 	last    int64     // applied.n up to which latencies were shown
@@ -40,7 +41,7 @@ func (w *watcher) line(ctx context.Context) {
 	var p50, p99 float64
 	var n, upTo int64
 	if w.conn == nil {
-		conn, err := pgx.Connect(ctx, w.d.pg.DSN("warehouse"))
+		conn, err := pgx.Connect(ctx, w.d.w.Warehouse)
 		if err != nil {
 			return
 		}
@@ -53,9 +54,9 @@ func (w *watcher) line(ctx context.Context) {
 	}
 	w.last = upTo
 	w.applied += n
-	committed := w.d.load.committed.Load()
+	committed := w.load.Committed()
 	inLog := "?"
-	if n, err := w.d.child.relayed(ctx); err == nil { // unknown while outrelay restarts
+	if n, err := w.d.w.Process.relayed(ctx); err == nil { // unknown while outrelay restarts
 		inLog = strconv.FormatInt(n, 10)
 	}
 	end := "\n"
@@ -63,7 +64,7 @@ func (w *watcher) line(ctx context.Context) {
 		end = "\x1b[K\r"
 	}
 	fmt.Fprintf(w.d.o.Progress, "%4.0fs  committed %7d  in the log %7s  applied %7d  lag %6d  p50 %6.1f ms  p99 %7.1f ms  restarts %d%s",
-		time.Since(w.began).Seconds(), committed, inLog, w.applied, max(0, committed-w.applied), p50, p99, w.d.child.restarts, end)
+		time.Since(w.began).Seconds(), committed, inLog, w.applied, max(0, committed-w.applied), p50, p99, w.d.w.Process.Restarts(), end)
 }
 
 func (w *watcher) end() {

@@ -6,16 +6,18 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outrelay/outrelay/internal/audit"
 )
 
-// configText is the file that outrelay runs with: the first deployment of the README, with a second statement that notes each event in the
+// ConfigText is the file that outrelay runs with: the first deployment of the README, with a second statement that notes each event in the
 // same transaction, so that the count from outside can tell what was applied, and in which order.
-const configText = `sources:
+const ConfigText = `sources:
   shop:
     postgres: ${env:SHOP_DSN}
     outbox:
@@ -56,17 +58,36 @@ create table order_totals (customer text primary key, total numeric(14, 2) not n
 create table applied (n bigint generated always as identity primary key, id text not null, key text not null, committed_at timestamptz);
 `
 
-func (d *demo) setUp(ctx context.Context) error {
-	for db, sql := range map[string]string{"shop": shopSQL, "warehouse": warehouseSQL} {
-		if err := execute(ctx, d.pg.DSN("postgres"), "create database "+db); err != nil {
-			return err
-		}
-		if err := execute(ctx, d.pg.DSN(db), sql); err != nil {
-			return err
-		}
-	}
-	return os.WriteFile(d.path("outrelay.yaml"), []byte(configText), 0o600)
+// World is a shop and a warehouse in two databases, and outrelay between them.
+type World struct {
+	Dir             string // working directory: configuration, data, log
+	Shop, Warehouse string // connection strings
+	Config          string // outrelay.yaml; ConfigText unless a test says otherwise
+	Process         *Process
+	Say             func(format string, args ...any) // told what is found
 }
+
+// drainMax is how long the last events may take to arrive after the load has stopped.
+const drainMax = 60 * time.Second
+
+// SetUp makes the tables and the file, and a process that does not run yet.
+func (w *World) SetUp(ctx context.Context, binary string) error {
+	if err := execute(ctx, w.Shop, shopSQL); err != nil {
+		return err
+	}
+	if err := execute(ctx, w.Warehouse, warehouseSQL); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(w.Dir, "outrelay.yaml"), []byte(w.Config), 0o600); err != nil {
+		return err
+	}
+	var err error
+	w.Process, err = NewProcess(ctx, binary, w.Dir, w.Env()...)
+	return err
+}
+
+// Env is what the configuration's references resolve to.
+func (w *World) Env() []string { return []string{"SHOP_DSN=" + w.Shop, "WAREHOUSE_DSN=" + w.Warehouse} }
 
 func execute(ctx context.Context, dsn, sql string) error {
 	conn, err := pgx.Connect(ctx, dsn)
@@ -87,40 +108,63 @@ func query(ctx context.Context, dsn, sql string, into ...any) error {
 	return conn.QueryRow(ctx, sql).Scan(into...)
 }
 
-// counts returns how many events the shop has committed and the warehouse has applied.
-func (d *demo) counts(ctx context.Context) (committed, applied int64, err error) {
-	if err = query(ctx, d.pg.DSN("shop"), "select count(*) from ledger", &committed); err != nil {
+// Counts returns how many events the shop has committed and the warehouse has applied.
+func (w *World) Counts(ctx context.Context) (committed, applied int64, err error) {
+	if err = query(ctx, w.Shop, "select count(*) from ledger", &committed); err != nil {
 		return 0, 0, err
 	}
-	err = query(ctx, d.pg.DSN("warehouse"), "select count(*) from applied", &applied)
+	err = query(ctx, w.Warehouse, "select count(*) from applied", &applied)
 	return committed, applied, err
 }
 
-// count runs `outrelay audit` as anybody would, and compares the totals besides.
-func (d *demo) count(ctx context.Context) (Result, error) {
-	r := Result{Restarts: d.child.restarts, SlowestBackMS: d.child.slowest.Milliseconds(), RSSBytesHighest: d.child.rss}
-	report, err := d.audit(ctx)
+// Drain waits until the warehouse has as many events as the shop has committed, or gives up after a minute: the count tells then.
+func (w *World) Drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, drainMax)
+	defer cancel()
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		committed, applied, err := w.Counts(ctx)
+		if err != nil {
+			return err
+		}
+		if applied >= committed {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			w.Say("after %s, %d of %d events are applied; counting what is there", drainMax, applied, committed)
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// Count runs `outrelay audit` as anybody would, and compares the totals besides.
+func (w *World) Count(ctx context.Context) (Result, error) {
+	r := Result{Restarts: w.Process.Restarts(), SlowestBackMS: time.Duration(w.Process.slowest.Load()).Milliseconds(), RSSBytesHighest: w.Process.rss.Load()}
+	report, err := w.audit(ctx)
 	if err != nil {
 		return r, err
 	}
 	r.Committed, r.InLog, r.Applied = report.Committed, report.InLog, report.Applied
 	r.Lost, r.Duplicated, r.Reordered, r.Phantoms = report.Lost, report.Duplicated, report.Reordered, report.Phantoms
 	for _, f := range report.Findings {
-		d.say("%s: event %s of key %s: %s", f.Kind, f.ID, f.Key, f.Text)
+		w.Say("%s: event %s of key %s: %s", f.Kind, f.ID, f.Key, f.Text)
 	}
-	if r.WrongTotals, err = d.wrongTotals(ctx); err != nil {
+	if r.WrongTotals, err = w.wrongTotals(ctx); err != nil {
 		return r, err
 	}
-	err = query(ctx, d.pg.DSN("warehouse"), `select coalesce(percentile_cont(0.5) within group (order by ms), 0), coalesce(percentile_cont(0.99) within group (order by ms), 0)
+	err = query(ctx, w.Warehouse, `select coalesce(percentile_cont(0.5) within group (order by ms), 0), coalesce(percentile_cont(0.99) within group (order by ms), 0)
 		from (select extract(epoch from pg_xact_commit_timestamp(xmin) - committed_at) * 1000 as ms from applied) l`, &r.P50MS, &r.P99MS)
 	return r, err
 }
 
-func (d *demo) audit(ctx context.Context) (audit.Report, error) {
+func (w *World) audit(ctx context.Context) (audit.Report, error) {
 	var report audit.Report
-	cmd := exec.CommandContext(ctx, d.o.Binary, "audit", "shop", "--group", "order-totals", "-c", d.path("outrelay.yaml"),
-		"--kafka", d.child.kafka, "--ledger", "public.ledger", "--applied", "public.applied", "--json")
-	cmd.Env = d.child.env
+	cmd := exec.CommandContext(ctx, w.Process.Binary, "audit", "shop", "--group", "order-totals", "-c", filepath.Join(w.Dir, "outrelay.yaml"),
+		"--kafka", w.Process.Kafka, "--ledger", "public.ledger", "--applied", "public.applied", "--json")
+	cmd.Env = append(os.Environ(), w.Env()...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -131,12 +175,12 @@ func (d *demo) audit(ctx context.Context) (audit.Report, error) {
 }
 
 // wrongTotals counts customers whose total in the warehouse is not the sum of their committed orders.
-func (d *demo) wrongTotals(ctx context.Context) (int64, error) {
-	want, err := totals(ctx, d.pg.DSN("shop"), "select key, sum(amount)::text from ledger group by key")
+func (w *World) wrongTotals(ctx context.Context) (int64, error) {
+	want, err := totals(ctx, w.Shop, "select key, sum(amount)::text from ledger group by key")
 	if err != nil {
 		return 0, err
 	}
-	got, err := totals(ctx, d.pg.DSN("warehouse"), "select customer, total::text from order_totals")
+	got, err := totals(ctx, w.Warehouse, "select customer, total::text from order_totals")
 	if err != nil {
 		return 0, err
 	}
@@ -144,7 +188,7 @@ func (d *demo) wrongTotals(ctx context.Context) (int64, error) {
 	for c, sum := range want {
 		if got[c] != sum {
 			wrong++
-			d.say("customer %s: the warehouse says %q, the shop %q", c, got[c], sum)
+			w.Say("customer %s: the warehouse says %q, the shop %q", c, got[c], sum)
 		}
 		delete(got, c)
 	}
