@@ -298,7 +298,7 @@ func (m *model) verifyBatches(p *replica.Partition, held int, start int64) error
 		return fmt.Errorf("read from %d: %w", start, err)
 	}
 	got := map[int64]record.Batch{}
-	next := int64(-1)
+	next, epoch := int64(-1), int32(0)
 	for b, err := range record.Split(r.Bytes) {
 		if err != nil {
 			return fmt.Errorf("read from %d: %w", start, err)
@@ -306,7 +306,10 @@ func (m *model) verifyBatches(p *replica.Partition, held int, start int64) error
 		if next >= 0 && b.BaseOffset() != next {
 			return fmt.Errorf("batch at %d, want %d", b.BaseOffset(), next)
 		}
-		next = b.LastOffset() + 1
+		if e := b.LeaderEpoch(); e < epoch || e > p.LeaderEpoch() {
+			return fmt.Errorf("batch at %d of leader epoch %d, after one of %d; now %d", b.BaseOffset(), e, epoch, p.LeaderEpoch())
+		}
+		next, epoch = b.LastOffset()+1, b.LeaderEpoch()
 		got[b.BaseOffset()] = b
 	}
 	if next != -1 && next != p.HighWatermark() {

@@ -21,7 +21,7 @@ const (
 	crashesWanted      = 10_000
 	crashesWantedShort = 1_000
 	worlds             = 4
-	opsPerLife         = 80 // then the world begins again from an empty disk, to keep recovery short
+	opsPerLife         = 150 // then the world begins again from an empty disk, to keep recovery short
 )
 
 // TestCrash_property runs random operations on write-ahead log, segments and partitions over a memory file system, cuts the power at every
@@ -134,6 +134,16 @@ func (w *world) check() {
 			w.fatalf("partition %d after a power cut: %v", i, err)
 		}
 	}
+	w.newEpochs(parts)
+}
+
+// newEpochs checks that a restart never leads in an epoch that was led in before.
+func (w *world) newEpochs(parts []*replica.Partition) {
+	for i, p := range w.parts {
+		if got := parts[i].LeaderEpoch(); p.Leads() && got <= p.LeaderEpoch() {
+			w.fatalf("partition %d: leader epoch %d after a restart, was %d", i, got, p.LeaderEpoch())
+		}
+	}
 }
 
 // crash goes on from what a power cut left. Operations in flight are then what the disk says they are.
@@ -142,7 +152,9 @@ func (w *world) crash() {
 	w.hook()
 	w.crashes.Add(1)
 	w.nested = true // the models follow below: until then a clone would be compared with the state before the cut
-	w.node, w.parts = w.open(w.mem)
+	node, parts := w.open(w.mem)
+	w.newEpochs(parts)
+	w.node, w.parts = node, parts
 	w.nested = false
 	for i, p := range w.parts {
 		held, err := w.models[i].verify(p)
