@@ -52,7 +52,7 @@ func handleProduce(s *Server, c *conn, kreq kmsg.Request) pending {
 	if call.left == 0 {
 		close(call.done)
 	}
-	if req.txnID != nil && req.version >= 12 {
+	if req.txnID != nil {
 		call.joinTxn(c.ctx)
 	}
 	call.start()
@@ -198,6 +198,7 @@ func kafkaError(err error) *kerr.Error {
 
 // joinTxn makes the coordinator's transaction own every partition of the request before its data is proposed. It blocks the
 // connection's reader, so that later batches of the same producer stay behind; partitions that are in already cost nothing.
+// Before v12 the client adds partitions itself: then it only checks that they were (KIP-890), and does not block.
 func (call *produceCall) joinTxn(ctx context.Context) {
 	var wg sync.WaitGroup
 	set := call.s.topics.set()
@@ -215,7 +216,13 @@ func (call *produceCall) joinTxn(ctx context.Context) {
 				continue
 			}
 			join := func() {
-				err := call.s.txnBeforeProduce(ctx, *call.req.txnID, b.ProducerID(), b.ProducerEpoch(), topicPartition{p.topic, p.index})
+				tp := topicPartition{p.topic, p.index}
+				var err error
+				if call.req.version >= 12 {
+					err = call.s.txnBeforeProduce(ctx, *call.req.txnID, b.ProducerID(), b.ProducerEpoch(), tp)
+				} else {
+					err = call.s.txnVerifyProduce(*call.req.txnID, b.ProducerID(), b.ProducerEpoch(), tp)
+				}
 				if err != nil {
 					call.fail(at, kafkaError(err), "", -1)
 				}
