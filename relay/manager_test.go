@@ -27,16 +27,16 @@ type process struct {
 }
 
 func (b *bench) process(instance string) *process {
-	b.t.Helper()
+	b.T.Helper()
 	reg := prometheus.NewRegistry()
-	o := relay.ManagerOptions{Kafka: b.o.Kafka, InstanceID: instance, SessionTimeout: 6 * time.Second, HeartbeatInterval: 50 * time.Millisecond,
-		Sources: []relay.Options{b.o}, Metrics: relay.NewMetrics(reg)}
+	o := relay.ManagerOptions{Kafka: b.Options.Kafka, InstanceID: instance, SessionTimeout: 6 * time.Second, HeartbeatInterval: 50 * time.Millisecond,
+		Sources: []relay.Options{b.Options}, Metrics: relay.NewMetrics(reg)}
 	if os.Getenv("RELAY_TEST_LOG") != "" {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}
 	m, err := relay.NewManager(o)
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -51,7 +51,7 @@ func (b *bench) process(instance string) *process {
 		}
 		return out
 	}}
-	b.t.Cleanup(func() { _ = p.stop() })
+	b.T.Cleanup(func() { _ = p.stop() })
 	return p
 }
 
@@ -61,10 +61,10 @@ func TestManager_RelaysWhatIsAssignedAndTellsHowItIs(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	p := b.process("one")
-	b.db.commit([]row{order("1", "k")})
-	b.wait("it is in", b.drained)
-	b.wait("ready", func() bool { return p.m.Ready() == nil })
-	b.wait("counted", func() bool { return p.m.Status()[0].Events == 1 })
+	b.DB.Commit([]row{order("1", "k")})
+	b.Wait("it is in", b.Drained)
+	b.Wait("ready", func() bool { return p.m.Ready() == nil })
+	b.Wait("counted", func() bool { return p.m.Status()[0].Events == 1 })
 	families, err := p.reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -90,48 +90,48 @@ func TestManager_StaticMemberIsBackInItsSeatAtOnce(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	p := b.process("one")
-	b.db.commit([]row{order("1", "k")})
-	b.wait("the first is in", b.drained)
+	b.DB.Commit([]row{order("1", "k")})
+	b.Wait("the first is in", b.Drained)
 	if err := p.stop(); err != nil { // a static member does not leave: for the group this is a kill
 		t.Fatal(err)
 	}
 	began := time.Now()
 	b.process("one")
-	b.db.commit([]row{order("2", "k")})
-	b.wait("the second is in", b.drained)
+	b.DB.Commit([]row{order("2", "k")})
+	b.Wait("the second is in", b.Drained)
 	if d := time.Since(began); d > 3*time.Second {
 		t.Errorf("back after %v: it waited for its own session to end", d)
 	}
-	b.checkExactlyOnce()
+	b.CheckExactlyOnce()
 }
 
 func TestManager_ALeavingProcessesSourceMovesAndALiveOnesStays(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	one := b.process("")
-	b.db.commit([]row{order("1", "k")})
-	b.wait("the first is in", b.drained)
+	b.DB.Commit([]row{order("1", "k")})
+	b.Wait("the first is in", b.Drained)
 	two := b.process("")
-	b.wait("two is a member", func() bool { return two.m.Ready() == nil })
+	b.Wait("two is a member", func() bool { return two.m.Ready() == nil })
 	running := func(p *process) bool { return p.state() == relay.StateRunning }
-	b.wait("exactly one relays", func() bool { return running(one) != running(two) })
+	b.Wait("exactly one relays", func() bool { return running(one) != running(two) })
 	owner, other := one, two
 	if running(two) {
 		owner, other = two, one
 	}
 	for i := range 10 {
-		b.db.commit([]row{order(fmt.Sprint("x", i), "k")})
+		b.DB.Commit([]row{order(fmt.Sprint("x", i), "k")})
 	}
-	b.wait("all is in", b.drained)
+	b.Wait("all is in", b.Drained)
 	if running(other) {
 		t.Error("both relay")
 	}
 	if err := owner.stop(); err != nil {
 		t.Fatal(err)
 	}
-	b.db.commit([]row{order("last", "k")})
-	b.wait("the other took over", b.drained)
-	b.checkExactlyOnce()
+	b.DB.Commit([]row{order("last", "k")})
+	b.Wait("the other took over", b.Drained)
+	b.CheckExactlyOnce()
 }
 
 // TestManager_AnOwnerThatWasFencedBeginsAgain: somebody outside the group takes the transactional id, as a process does that was stopped for
@@ -140,21 +140,21 @@ func TestManager_AnOwnerThatWasFencedBeginsAgain(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	p := b.process("one")
-	b.db.commit([]row{order("1", "k")})
-	b.wait("the first is in", b.drained)
-	late, stopLate := b.start()
-	b.wait("the late one runs", func() bool { return late.Status().State == relay.StateRunning })
-	b.db.commit([]row{order("2", "k")})
-	b.wait("the second is in", b.drained)
+	b.DB.Commit([]row{order("1", "k")})
+	b.Wait("the first is in", b.Drained)
+	late, stopLate := b.Start()
+	b.Wait("the late one runs", func() bool { return late.Status().State == relay.StateRunning })
+	b.DB.Commit([]row{order("2", "k")})
+	b.Wait("the second is in", b.Drained)
 	for i := 3; late.Status().State != relay.StateFenced; i++ {
-		b.db.commit([]row{order(fmt.Sprint(i), "k")})
-		b.wait("it is in", b.drained)
+		b.DB.Commit([]row{order(fmt.Sprint(i), "k")})
+		b.Wait("it is in", b.Drained)
 	}
 	if err := stopLate(); !errors.Is(err, outrelay.ErrFenced) {
 		t.Errorf("the late one: %v, want ErrFenced", err)
 	}
-	b.wait("the owner runs", func() bool { return p.state() == relay.StateRunning })
-	b.checkExactlyOnce()
+	b.Wait("the owner runs", func() bool { return p.state() == relay.StateRunning })
+	b.CheckExactlyOnce()
 }
 
 // TestManager_AskedForItsMembershipBeforeItFences: a process that the group has forgotten does not take the transactional id.
@@ -162,8 +162,8 @@ func TestManager_AskedForItsMembershipBeforeItFences(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	p := b.process("one")
-	b.db.commit([]row{order("1", "k")})
-	b.wait("the first is in", b.drained)
+	b.DB.Commit([]row{order("1", "k")})
+	b.Wait("the first is in", b.Drained)
 	var inits atomic.Int64
 	b.log.ControlKey(22, func(kmsg.Request) (kmsg.Response, error, bool) {
 		b.log.KeepControl()
@@ -190,37 +190,37 @@ func TestManager_AskedForItsMembershipBeforeItFences(t *testing.T) {
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		return resp, nil, true
 	})
-	b.wait("it gave the source up", func() bool { return p.state() != relay.StateRunning })
-	b.db.commit([]row{order("2", "k")})
+	b.Wait("it gave the source up", func() bool { return p.state() != relay.StateRunning })
+	b.DB.Commit([]row{order("2", "k")})
 	if n := inits.Load(); n != 0 {
 		t.Errorf("%d InitProducerId of a process that is no member", n)
 	}
 	forgotten.Store(false)
-	b.wait("it is back", b.drained)
-	b.checkExactlyOnce()
+	b.Wait("it is back", b.Drained)
+	b.CheckExactlyOnce()
 }
 
 func TestManager_TwoProcessesUnderOneInstanceAreTold(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	one := b.process("same")
-	b.db.commit([]row{order("1", "k")})
-	b.wait("the first is in", b.drained)
+	b.DB.Commit([]row{order("1", "k")})
+	b.Wait("the first is in", b.Drained)
 	two := b.process("same")
-	b.wait("the second is a member", func() bool { return two.m.Ready() == nil })
-	b.wait("the first gave up", func() bool { return one.state() != relay.StateRunning })
+	b.Wait("the second is a member", func() bool { return two.m.Ready() == nil })
+	b.Wait("the first gave up", func() bool { return one.state() != relay.StateRunning })
 	if err := one.stop(); err != nil && !strings.Contains(err.Error(), "instance-taken") {
 		t.Errorf("Run: %v", err)
 	}
-	b.db.commit([]row{order("2", "k")})
-	b.wait("the second is in", b.drained)
-	b.checkExactlyOnce()
+	b.DB.Commit([]row{order("2", "k")})
+	b.Wait("the second is in", b.Drained)
+	b.CheckExactlyOnce()
 }
 
 func TestNewManager_RefusesASourceTwice(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	_, err := relay.NewManager(relay.ManagerOptions{Kafka: b.o.Kafka, Sources: []relay.Options{b.o, b.o}})
+	_, err := relay.NewManager(relay.ManagerOptions{Kafka: b.Options.Kafka, Sources: []relay.Options{b.Options, b.Options}})
 	if !errors.Is(err, outrelay.ErrConfig) {
 		t.Errorf("err %v, want ErrConfig", err)
 	}
