@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/outrelay/outrelay"
@@ -44,7 +45,7 @@ type session struct {
 	ctx     context.Context
 
 	mu       sync.Mutex // guards what follows; never held while a worker is waited for
-	joined   bool
+	noTopics bool       // none of the group's topics exists yet
 	ending   bool
 	workers  map[outrelay.TopicPartition]*worker
 	behindAt map[outrelay.TopicPartition]time.Time // since when a partition without fetched records is behind
@@ -180,13 +181,13 @@ const (
 	rebalanceTimeout       = 30 * time.Second
 	housekeepEvery         = time.Second
 	hintTimeout            = time.Second
+	lookTimeout            = 5 * time.Second
 )
 
 // assigned starts a worker for each new partition.
 func (s *session) assigned(m map[string][]int32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.joined = true
 	if s.ending {
 		return
 	}
@@ -256,8 +257,32 @@ func (s *session) pollMember(ctx context.Context) {
 // housekeep looks at the log's ends, for the lag, and tells Kafka's tools where the group is.
 func (s *session) housekeep(ctx context.Context) {
 	for backoff.Sleep(ctx, s.g.o.Clock, housekeepEvery) == nil {
+		s.lookAtTopics(ctx)
 		s.lookAtEnds(ctx)
 		s.hint(ctx, hintTimeout)
+	}
+}
+
+// lookAtTopics tells a group that waits for its topics, which cannot join, from one that cannot reach the log; and it notices a topic
+// that was created again sooner than a client that looks at metadata now and then.
+func (s *session) lookAtTopics(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	_, ids, err := s.log.identities(ctx, s.g.o.Topics)
+	if err != nil {
+		return
+	}
+	none := true
+	for _, i := range ids {
+		none = none && errors.Is(i.err, kerr.UnknownTopicOrPartition)
+	}
+	s.mu.Lock()
+	s.noTopics = none
+	s.mu.Unlock()
+	for _, w := range s.all() {
+		if i, ok := ids[w.tp.Topic]; ok && i.err == nil {
+			w.q.sawTopic(i.id)
+		}
 	}
 }
 
@@ -270,7 +295,7 @@ func (s *session) lookAtEnds(ctx context.Context) {
 	if len(of) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	ends, err := s.log.offsets(ctx, of, timestampLatest, true)
 	if err != nil {
@@ -345,8 +370,8 @@ func (s *session) all() []*worker {
 	return out
 }
 
-// Ready reports why the group cannot work: the sink is not open, the group not joined, or a partition halted. A group whose topics do
-// not exist yet is ready once it has joined.
+// Ready reports why the group cannot work: the sink is not open, the group not joined, or a partition halted. A group none of whose
+// topics exists yet is ready.
 func (g *Group) Ready() error {
 	g.mu.Lock()
 	s, waiting := g.session, g.waiting
@@ -354,7 +379,10 @@ func (g *Group) Ready() error {
 	if s == nil {
 		return fmt.Errorf("group %s: %w", g.o.Name, waiting)
 	}
-	if id, _ := s.member.GroupMetadata(); id == "" {
+	s.mu.Lock()
+	noTopics := s.noTopics
+	s.mu.Unlock()
+	if id, _ := s.member.GroupMetadata(); id == "" && !noTopics {
 		return fmt.Errorf("group %s: not joined yet", g.o.Name)
 	}
 	for _, p := range g.Status() {

@@ -20,28 +20,51 @@ type logClient struct {
 
 // identity returns the log's id and the topic's. Errors are transient: a topic may come back, or into being.
 func (l *logClient) identity(ctx context.Context, topic string) (logID string, topicID [16]byte, err error) {
+	logID, ids, err := l.identities(ctx, []string{topic})
+	if err != nil {
+		return "", topicID, err
+	}
+	return logID, ids[topic].id, ids[topic].err
+}
+
+type topicIdentity struct {
+	id  [16]byte
+	err error
+}
+
+func (l *logClient) identities(ctx context.Context, topics []string) (logID string, ids map[string]topicIdentity, err error) {
 	req := kmsg.NewPtrMetadataRequest()
-	t := kmsg.NewMetadataRequestTopic()
-	t.Topic = kmsg.StringPtr(topic)
-	req.Topics = append(req.Topics, t)
+	for _, topic := range topics {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kmsg.StringPtr(topic)
+		req.Topics = append(req.Topics, t)
+	}
 	resp, err := req.RequestWith(ctx, l.cl)
 	if err != nil {
-		return "", topicID, logError("metadata", err)
+		return "", nil, logError("metadata", err)
 	}
 	logID = l.logID
 	if logID == "" && resp.ClusterID != nil {
 		logID = *resp.ClusterID
 	}
 	if logID == "" {
-		return "", topicID, &outrelay.Error{Class: outrelay.ErrTransient, Code: "no-log-id", Place: "log", Cause: "the brokers tell no cluster id"}
+		return "", nil, &outrelay.Error{Class: outrelay.ErrTransient, Code: "no-log-id", Place: "log", Cause: "the brokers tell no cluster id"}
 	}
-	if len(resp.Topics) != 1 {
-		return "", topicID, logError("metadata", fmt.Errorf("%d topics instead of 1", len(resp.Topics)))
+	ids = make(map[string]topicIdentity, len(topics))
+	for _, topic := range topics {
+		ids[topic] = topicIdentity{err: logError("topic "+topic, errors.New("not in the answer"))}
 	}
-	if err := kerr.ErrorForCode(resp.Topics[0].ErrorCode); err != nil {
-		return "", topicID, logError("topic "+topic, err)
+	for _, t := range resp.Topics {
+		if t.Topic == nil {
+			continue
+		}
+		i := topicIdentity{id: t.TopicID}
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			i.err = logError("topic "+*t.Topic, err)
+		}
+		ids[*t.Topic] = i
 	}
-	return logID, resp.Topics[0].TopicID, nil
+	return logID, ids, nil
 }
 
 // Timestamps that ListOffsets knows by a meaning of their own.

@@ -134,6 +134,8 @@ const (
 	outsideTriesMax = 3 // a new leader may not know its high watermark yet
 	haltRecheck     = 10 * time.Second
 	conflictPause   = 10 * time.Millisecond
+	// attemptsReachable bounds the backoff while log and sink answer, as a claim shows that they do.
+	attemptsReachable = 4
 )
 
 func newMachine(conf machineConf, rnd *rand.Rand) *machine {
@@ -275,6 +277,10 @@ func outsideError(c machineConf, next int64, b bounds) error {
 // resume goes on at next, without fetching again what is still pending.
 func (m *machine) resume(next int64) action {
 	keep := m.seeked && next >= m.next && next <= m.fetched
+	if next > m.next {
+		m.attempts = 0 // somebody gets on: us, in a commit that we had doubts about, or another owner
+	}
+	m.attempts = min(m.attempts, attemptsReachable)
 	m.next = next
 	if !keep {
 		m.seeked, m.pending, m.bytes, m.phase = false, nil, 0, phaseSeek

@@ -42,12 +42,11 @@ func (q *queue) put(topicID [16]byte, p *kgo.FetchPartition) (pause bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.stable = max(q.stable, p.LastStableOffset)
-	var none [16]byte
 	switch {
 	case q.position < 0:
 		return false // between an assignment and its first seek
-	case topicID != none && q.topicID != none && topicID != q.topicID:
-		q.err = &outrelay.Error{Class: outrelay.ErrTransient, Code: "topic-changed", Place: "fetch", Cause: "the topic has another id than when it was claimed"}
+	case q.isOther(topicID):
+		q.err = errTopicChanged
 	case p.Err != nil:
 		q.err = &outrelay.Error{Class: outrelay.ErrTransient, Code: "fetch", Place: "fetch", Err: p.Err}
 	default:
@@ -62,15 +61,37 @@ func (q *queue) put(topicID [16]byte, p *kgo.FetchPartition) (pause bool) {
 			}
 		}
 	}
-	select {
-	case q.ready <- struct{}{}:
-	default:
-	}
+	q.signal()
 	if q.bytes+q.held > q.limit && !q.paused {
 		q.paused = true
 		return true
 	}
 	return false
+}
+
+var errTopicChanged = &outrelay.Error{Class: outrelay.ErrTransient, Code: "topic-changed", Place: "fetch", Cause: "the topic has another id than when it was claimed"}
+
+// isOther reports whether id is known, and another topic's than the claim's.
+func (q *queue) isOther(id [16]byte) bool {
+	var none [16]byte
+	return id != none && q.topicID != none && id != q.topicID
+}
+
+func (q *queue) signal() {
+	select {
+	case q.ready <- struct{}{}:
+	default:
+	}
+}
+
+// sawTopic says which topic has the name now.
+func (q *queue) sawTopic(id [16]byte) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.position >= 0 && q.isOther(id) {
+		q.err = errTopicChanged
+		q.signal()
+	}
 }
 
 func recordBytes(r *kgo.Record) int {

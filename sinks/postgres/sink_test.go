@@ -330,9 +330,9 @@ func TestApply_ambiguousCommit(t *testing.T) {
 		rule      testenv.Rule
 		committed bool
 	}{
-		{"before COMMIT arrives", testenv.Rule{Dir: testenv.ToServer, Pattern: []byte("outrelay_commit"), Action: testenv.CutBefore}, false},
+		{"before COMMIT arrives", testenv.Rule{Dir: testenv.ToServer, Pattern: []byte("\x00outrelay_commit\x00"), Action: testenv.CutBefore}, false},
 		{"before the answer arrives", testenv.Rule{Dir: testenv.ToClient, Pattern: []byte("COMMIT\x00"), Action: testenv.CutBefore}, true},
-		{"while the COMMIT is answered", testenv.Rule{Dir: testenv.ToServer, Pattern: []byte("outrelay_commit"), Action: testenv.CutAfter}, true},
+		{"while the COMMIT is answered", testenv.Rule{Dir: testenv.ToServer, Pattern: []byte("\x00outrelay_commit\x00"), Action: testenv.CutAfter}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
