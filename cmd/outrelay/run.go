@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -22,7 +23,9 @@ func newRun(a *app) *cobra.Command {
 		Use:   "run",
 		Short: "Run what the configuration says: broker, relay, consumers, HTTP",
 		Long: `Runs every role that the configuration names, until SIGTERM or SIGINT. Then it finishes what it has begun, for at
-most 10 s; a second signal stops at once. A kill -9 is safe at any moment.`,
+most 10 s; a second signal stops at once. A kill -9 is safe at any moment.
+
+With OUTRELAY_CPUPROFILE=FILE in the environment, a CPU profile of the whole run is written to that file at the end.`,
 		Example: `  outrelay run                                   # ./outrelay.yaml
   outrelay run -c shop.yaml --data /var/lib/outrelay
   outrelay run --log-only --kafka-listen 127.0.0.1:9092`,
@@ -40,6 +43,11 @@ most 10 s; a second signal stops at once. A kill -9 is safe at any moment.`,
 				c.Roles = []config.Role{config.RoleBroker, config.RoleAdmin}
 				c.Log.Kafka = nil
 			}
+			stop, err := startProfile(os.Getenv("OUTRELAY_CPUPROFILE"))
+			if err != nil {
+				return err
+			}
+			defer stop()
 			return runDaemon(cmd.Context(), c, logger(l))
 		},
 	}
@@ -80,4 +88,22 @@ func runDaemon(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	}
 	log.Info("outrelay stopped")
 	return nil
+}
+
+// startProfile writes a CPU profile to the file until stop is called; without a file it does nothing.
+func startProfile(file string) (stop func(), err error) {
+	if file == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("OUTRELAY_CPUPROFILE: %w", err)}
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, fmt.Errorf("OUTRELAY_CPUPROFILE: %w", err)
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close() // a profile, not data
+	}, nil
 }

@@ -1,0 +1,255 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	readyMax = 60 * time.Second // how long outrelay may take until every role works
+	stopMax  = 15 * time.Second // how long it may take to end
+)
+
+// child is outrelay in a process of its own. One goroutine at a time uses it.
+type child struct {
+	name        string
+	kafka, http string
+	cmd         *exec.Cmd
+	logName     string
+	done        chan error
+	ready       time.Duration // from the start of the process to /readyz
+	began       time.Time
+}
+
+// childOptions says how outrelay is run.
+type childOptions struct {
+	name    string // of this run: its log and profile are named by it
+	config  string // path of the YAML; empty runs the log alone
+	data    string
+	env     []string
+	profile bool // take a CPU profile if the run is to take any
+}
+
+// start runs outrelay and waits until every role works.
+func (e *env) start(ctx context.Context, o childOptions) (*child, error) {
+	c := &child{name: o.name, done: make(chan error, 1), logName: e.path(o.name + ".log")}
+	var err error
+	if c.kafka, err = freeAddr(ctx); err != nil {
+		return nil, err
+	}
+	if c.http, err = freeAddr(ctx); err != nil {
+		return nil, err
+	}
+	args := []string{"run", "--data", o.data, "--kafka-listen", c.kafka, "--http-listen", c.http}
+	if o.config == "" {
+		args = append(args, "--log-only")
+	} else {
+		args = append(args, "-c", o.config)
+	}
+	c.cmd = exec.Command(e.o.Binary, args...)
+	c.cmd.Env = append(os.Environ(), o.env...)
+	if e.o.Profile != "" && o.profile {
+		c.cmd.Env = append(c.cmd.Env, "OUTRELAY_CPUPROFILE="+filepath.Join(e.o.Profile, o.name+".pprof"))
+	}
+	if err := c.launch(); err != nil {
+		return nil, err
+	}
+	if err := c.awaitReady(ctx); err != nil {
+		c.kill()
+		return nil, err
+	}
+	c.ready = time.Since(c.began)
+	return c, nil
+}
+
+// launch starts the process, which dies with this one.
+func (c *child) launch() error {
+	log, err := os.Create(c.logName)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	c.cmd.Stderr = log
+	if c.cmd.Stdout == nil {
+		c.cmd.Stdout = log
+	}
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	c.began = time.Now()
+	if err := c.cmd.Start(); err != nil {
+		return err
+	}
+	go func() { c.done <- c.cmd.Wait() }()
+	return nil
+}
+
+func (c *child) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyMax)
+	defer cancel()
+	last := "no answer"
+	err := every(ctx, 5*time.Millisecond, func() (bool, error) {
+		select {
+		case err := <-c.done:
+			c.done <- err
+			return false, fmt.Errorf("%s ended: %w\n%s", c.name, err, c.tail())
+		default:
+		}
+		body, code, err := get(ctx, c.http, "/readyz")
+		if err == nil {
+			last = string(body)
+		}
+		return code == http.StatusOK, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%s is not ready after %s: %s\n%s", c.name, readyMax, last, c.tail())
+	}
+	return err
+}
+
+// stop asks the process to end, and waits.
+func (c *child) stop() error {
+	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended: Wait tells
+	select {
+	case err := <-c.done:
+		c.done <- err
+		if err != nil {
+			return fmt.Errorf("%s did not end well: %w\n%s", c.name, err, c.tail())
+		}
+		return nil
+	case <-time.After(stopMax):
+		c.kill()
+		return fmt.Errorf("%s did not end within %s of SIGTERM\n%s", c.name, stopMax, c.tail())
+	}
+}
+
+// kill is kill -9. A process that has ended is left alone.
+func (c *child) kill() {
+	_ = c.cmd.Process.Kill()
+	err := <-c.done
+	c.done <- err
+}
+
+func (c *child) tail() string {
+	b, err := os.ReadFile(c.logName)
+	if err != nil {
+		return ""
+	}
+	return string(b[max(0, len(b)-3000):])
+}
+
+// status returns a line of the process's /proc status in bytes: VmHWM, VmRSS.
+func (c *child) status(key string) int64 {
+	v := lineOf(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid), key)
+	kb, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(v, "kB")), 10, 64)
+	return kb << 10
+}
+
+// ticksPerSecond is USER_HZ, which is 100 on every Linux that Go runs on.
+const ticksPerSecond = 100
+
+// cpuOf returns the processor time that a process has used, its threads included, not its children.
+func cpuOf(pid int) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, ok := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if !ok || len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseInt(f[11], 10, 64)
+	system, _ := strconv.ParseInt(f[12], 10, 64)
+	return time.Duration(user+system) * time.Second / ticksPerSecond
+}
+
+// cpu returns the processor time that the process has used.
+func (c *child) cpu() time.Duration { return cpuOf(c.cmd.Process.Pid) }
+
+// metrics reads /metrics once.
+func (c *child) metrics(ctx context.Context) (metrics, error) {
+	body, code, err := get(ctx, c.http, "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	if code != http.StatusOK {
+		return nil, fmt.Errorf("/metrics: %d: %s", code, body)
+	}
+	return parseMetrics(body), nil
+}
+
+// metrics are the samples of a Prometheus page by their full name, labels included.
+type metrics map[string]float64
+
+func parseMetrics(page []byte) metrics {
+	m := metrics{}
+	for line := range bytes.Lines(page) {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		i := bytes.LastIndexByte(line, ' ')
+		if i < 0 {
+			continue
+		}
+		if v, err := strconv.ParseFloat(string(line[i+1:]), 64); err == nil {
+			m[string(line[:i])] = v
+		}
+	}
+	return m
+}
+
+// sum adds the samples of a name over all labels that contain want.
+func (m metrics) sum(name, want string) float64 {
+	total := 0.0
+	for k, v := range m {
+		base, labels, _ := strings.Cut(k, "{")
+		if base == name && strings.Contains(labels, want) {
+			total += v
+		}
+	}
+	return total
+}
+
+// meanMS is the mean of what a histogram of seconds observed between before and m, in milliseconds, and how often it did.
+func (m metrics) meanMS(before metrics, name, want string) (mean float64, n float64) {
+	n = m.sum(name+"_count", want) - before.sum(name+"_count", want)
+	if n == 0 {
+		return 0, 0
+	}
+	return 1000 * (m.sum(name+"_sum", want) - before.sum(name+"_sum", want)) / n, n
+}
+
+func get(ctx context.Context, addr, path string) ([]byte, int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	return b, resp.StatusCode, err
+}
+
+func freeAddr(ctx context.Context) (string, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
