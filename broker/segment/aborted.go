@@ -117,7 +117,7 @@ func scanMarkers(s *segment, open map[int64]int64) (found []AbortedTxn, err erro
 		return nil, err
 	}
 	defer s.release()
-	sc := newScanner(f, 0, s.flushed.Load(), s.base)
+	sc := newScanner(f, 0, s.flushed.Load(), s.base, s.limit.Load())
 	for {
 		h, pos, ok, err := sc.header()
 		if err != nil || !ok {

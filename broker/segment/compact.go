@@ -155,7 +155,7 @@ func firstTimestamp(s *segment) (int64, error) {
 		return 0, err
 	}
 	defer s.release()
-	h, _, ok, err := newScanner(f, 0, s.flushed.Load(), s.base).header()
+	h, _, ok, err := newScanner(f, 0, s.flushed.Load(), s.base, s.limit.Load()).header()
 	if err != nil || !ok {
 		return noTimestamp, err
 	}
@@ -190,7 +190,7 @@ func (c *cleaner) gatherSegment(s *segment) error {
 		return err
 	}
 	defer s.release()
-	sc := newScanner(f, 0, s.flushed.Load(), s.base)
+	sc := newScanner(f, 0, s.flushed.Load(), s.base, s.limit.Load())
 	for {
 		if err := c.ctx.Err(); err != nil {
 			return err
@@ -330,15 +330,24 @@ func (c *cleaner) cleanSegment(s *segment, w *segmentWriter) error {
 		return err
 	}
 	defer s.release()
-	sc := newScanner(f, 0, s.flushed.Load(), s.base)
+	sum, err := c.l.sumOf(s)
+	if err != nil {
+		return err
+	}
+	x := indexer{}
+	sc := newScanner(f, 0, s.flushed.Load(), s.base, s.limit.Load())
 	for {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
 		h, pos, ok, err := sc.header()
+		if err == nil && !ok && x.sum != sum {
+			err = sc.corrupt(0, "offsets or leader epochs have changed: their sum is %08x, want %08x", x.sum, sum)
+		}
 		if err != nil || !ok {
 			return err
 		}
+		x.mix(h)
 		b, err := sc.body(pos, h.Size())
 		if err != nil {
 			return err

@@ -47,6 +47,7 @@ func newSegmentWriter(l *Log, base, limit int64) (*segmentWriter, error) {
 
 func (w *segmentWriter) add(b record.Batch) error {
 	w.index.add(b.BaseOffset(), w.pos, int64(len(b)), b.MaxTimestamp())
+	w.index.mix(b)
 	if b.Control() {
 		w.markers[b.BaseOffset()] = true
 	}
@@ -138,8 +139,7 @@ func (l *Log) newCleaned(group []*segment, w *segmentWriter) (*segment, error) {
 	s.size.Store(w.pos)
 	s.flushed.Store(w.pos)
 	s.limit.Store(w.limit)
-	s.maxTS.Store(w.index.maxTS)
-	s.known.Store(true)
+	s.learn(w.index.maxTS, w.index.sum)
 	s.index, s.indexed, s.txns, s.touched = w.index.entries, true, true, true
 	v := l.view.Load()
 	for _, g := range group {

@@ -35,6 +35,7 @@ type step struct {
 // model is what a log should hold, and the log itself.
 type model struct {
 	rnd  *rand.Rand
+	c    record.Codecs
 	fs   *vfs.Mem
 	clk  *clock.Fake
 	opts segment.Options
@@ -115,6 +116,7 @@ func (m *model) produce() error {
 		}
 		o.Sequence = int32(m.next) // any number will do
 	}
+	o.Codecs = &m.c
 	b := record.NewBuilder(o)
 	for i := range 1 + m.rnd.IntN(5) {
 		m.ts += int64(m.rnd.IntN(2000)) - 500
@@ -256,7 +258,7 @@ func (m *model) check(log *segment.Log) error {
 		}
 		last = b.LastOffset()
 		if b.Control() {
-			if err := record.Records(b, func(r record.Record) error {
+			if err := m.c.Records(b, func(r record.Record) error {
 				times = append(times, timed{b.Offset(r), b.Timestamp(r)})
 				return nil
 			}); err != nil {
@@ -265,7 +267,7 @@ func (m *model) check(log *segment.Log) error {
 			continue
 		}
 		lastOf[b.ProducerID()] = b.LastOffset()
-		if err := record.Records(b, func(r record.Record) error {
+		if err := m.c.Records(b, func(r record.Record) error {
 			f, ok := facts[b.Offset(r)]
 			if !ok || !bytes.Equal(f.key, r.Key) || !bytes.Equal(f.value, r.Value) || (f.value == nil) != (r.Value == nil) || f.ts != b.Timestamp(r) || f.pid != b.ProducerID() {
 				return fmt.Errorf("record at %d is %d %q %q, want %+v", b.Offset(r), b.Timestamp(r), r.Key, r.Value, f)
@@ -402,9 +404,8 @@ func (m *model) run(steps int, crashes *int) (err error) {
 	if err := m.reopen(m.fs, segment.State{}); err != nil {
 		return err
 	}
-	hook := func() {}
 	inHook := false
-	hook = func() {
+	hook := func() {
 		if inHook || err != nil || m.rnd.IntN(3) > 0 {
 			return
 		}

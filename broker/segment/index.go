@@ -39,9 +39,10 @@ type entry struct {
 // seal ends the index of a complete segment.
 type seal struct {
 	count uint32
-	size  int64 // of the log file
-	limit int64 // base offset of the next segment
-	maxTS int64 // largest timestamp in the segment
+	size  int64  // of the log file
+	limit int64  // base offset of the next segment
+	maxTS int64  // largest timestamp in the segment
+	sum   uint32 // CRC32C of the first 16 bytes of all batches, which their own CRCs leave out
 }
 
 // sum is the CRC32C of payload as what stands at index i of the file of base: an entry of another file or place does not pass.
@@ -92,7 +93,7 @@ func (k kind) appendSeal(b []byte, base int64, s seal) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(s.size))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.limit))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.maxTS))
-	b = binary.BigEndian.AppendUint32(b, 0)
+	b = binary.BigEndian.AppendUint32(b, s.sum)
 	return k.appendSum(b, start, base, math.MaxUint32-1)
 }
 
@@ -101,7 +102,10 @@ func (k kind) parseSeal(b []byte, base int64) (s seal, ok bool) {
 	if len(b) != sealBytes || be.Uint32(b) != sealMagic || be.Uint32(b[36:]) != k.sum(base, math.MaxUint32-1, b[:36]) {
 		return s, false
 	}
-	return seal{count: be.Uint32(b[4:]), size: int64(be.Uint64(b[8:])), limit: int64(be.Uint64(b[16:])), maxTS: int64(be.Uint64(b[24:]))}, true
+	return seal{
+		count: be.Uint32(b[4:]), size: int64(be.Uint64(b[8:])), limit: int64(be.Uint64(b[16:])), maxTS: int64(be.Uint64(b[24:])),
+		sum: be.Uint32(b[32:]),
+	}, true
 }
 
 // checkHeader reports whether b begins with the header of base's file.

@@ -9,7 +9,7 @@ import (
 // TestLog_agreesWithModel runs random operations with crashes at syncs and between them. OUTRELAY_SEED=n repeats one run.
 func TestLog_agreesWithModel(t *testing.T) {
 	t.Parallel()
-	from, to := uint64(0), uint64(300)
+	from, to := uint64(0), uint64(200)
 	if testing.Short() {
 		to = 50
 	}

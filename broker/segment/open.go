@@ -124,8 +124,7 @@ func (l *Log) sealedSegments(inv inventory, st State) (segments []*segment, err 
 				return nil, fmt.Errorf("segment %s ends before offset %d, the next one begins at %d: offsets are missing: %w",
 					inv.logs[i].Name, seal.limit, limit, ErrCorrupt)
 			}
-			s.maxTS.Store(seal.maxTS)
-			s.known.Store(true)
+			s.learn(seal.maxTS, seal.sum)
 		}
 		segments = append(segments, s)
 	}
@@ -247,6 +246,7 @@ func (l *Log) restoreIndex(s *segment, fileBytes int64, st State) error {
 	l.indexSaved = len(es)
 	s.index, s.indexed = l.index.entries, true
 	s.maxTS.Store(l.index.maxTS)
+	s.sum.Store(l.index.sum)
 	return nil
 }
 
@@ -259,8 +259,9 @@ func (l *Log) completeIndex(s *segment, es []entry, st State) error {
 		from = place{s.base + int64(es[n-1].rel), int64(es[n-1].pos)}
 		l.index.maxTS = es[n-1].ts
 	}
-	sc := newScanner(s.f, from.pos, st.ActiveSize, from.offset)
+	sc := newScanner(s.f, from.pos, st.ActiveSize, from.offset, st.NextOffset)
 	first := true
+	var prefix [record.PrefixBytes]byte
 	for {
 		h, pos, ok, err := sc.header()
 		if err != nil {
@@ -274,14 +275,20 @@ func (l *Log) completeIndex(s *segment, es []entry, st State) error {
 		}
 		first = false
 		offset, size, ts := h.BaseOffset(), h.Size(), h.MaxTimestamp()
+		copy(prefix[:], h)
 		if _, err := sc.body(pos, size); err != nil {
 			return err
 		}
 		l.index.add(offset, pos, size, ts)
+		l.index.mix(prefix[:])
 	}
 	if sc.next != st.NextOffset {
 		return sc.corrupt(sc.pos, "the active segment ends at offset %d, the checkpoint says %d", sc.next, st.NextOffset)
 	}
+	if len(es) == 0 && int64(l.index.sum) != st.ActiveSum {
+		return sc.corrupt(0, "offsets or leader epochs have changed: their sum is %08x, the checkpoint says %08x", l.index.sum, st.ActiveSum)
+	}
+	l.index.sum = uint32(st.ActiveSum)
 	return nil
 }
 

@@ -62,7 +62,7 @@ func (l *Log) readSegment(s *segment, from, limit int64, maxBytes int, minOne bo
 	if err != nil {
 		return c, false, err
 	}
-	r := reading{from: from, limit: limit, maxBytes: maxBytes, minOne: minOne, end: s.flushed.Load()}
+	r := reading{from: from, limit: limit, maxBytes: maxBytes, minOne: minOne, end: s.flushed.Load(), segLimit: s.limit.Load()}
 	c, found, err = r.run(f, at, check, l.o.IndexIntervalBytes)
 	if errors.Is(err, errIndex) {
 		again, derr := s.distrust(l.o.IndexIntervalBytes)
@@ -91,6 +91,7 @@ type reading struct {
 	maxBytes    int
 	minOne      bool
 	end         int64 // bytes of the file that count
+	segLimit    int64 // no batch of the segment reaches it
 	pos         int64 // of the next batch; after a read, where the next one begins
 }
 
@@ -115,8 +116,9 @@ func (r *reading) run(f io.ReaderAt, at place, check bool, slack int) (c Chunk, 
 		if buf, err = r.fill(f, buf, record.HeaderBytes, window); err != nil {
 			return c, false, err
 		}
-		if size, err = record.Frame(buf); err == nil && size > r.end-r.pos {
-			err = fmt.Errorf("batch of %d bytes, %d left", size, r.end-r.pos)
+		if size, err = record.Frame(buf); err == nil && (size > r.end-r.pos || lastOffset(buf) >= r.segLimit) {
+			err = fmt.Errorf("batch of %d bytes up to offset %d, where %d bytes and the offsets below %d are left",
+				size, lastOffset(buf), r.end-r.pos, r.segLimit)
 		}
 		if check && (err != nil || record.Batch(buf).BaseOffset() != at.offset) {
 			return c, false, errIndex

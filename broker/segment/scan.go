@@ -10,18 +10,19 @@ import (
 
 // scanner walks the batches of a log file through a window of memory. For one goroutine.
 type scanner struct {
-	f    vfs.File
-	name string
-	pos  int64 // of the next batch
-	end  int64 // bytes of the file that count
-	next int64 // no batch may have a smaller base offset
+	f     vfs.File
+	name  string
+	pos   int64 // of the next batch
+	end   int64 // bytes of the file that count
+	next  int64 // no batch may have a smaller base offset
+	limit int64 // nor reach this one
 
 	window []byte // holds the file from at on
 	at     int64
 }
 
-func newScanner(f vfs.File, pos, end, next int64) *scanner {
-	return &scanner{f: f, name: f.Name(), pos: pos, end: end, next: next}
+func newScanner(f vfs.File, pos, end, next, limit int64) *scanner {
+	return &scanner{f: f, name: f.Name(), pos: pos, end: end, next: next, limit: limit}
 }
 
 func (s *scanner) corrupt(pos int64, format string, args ...any) error {
@@ -68,9 +69,9 @@ func (s *scanner) header() (h record.Batch, pos int64, ok bool, err error) {
 		return nil, pos, false, s.corrupt(pos, "%v", err)
 	}
 	h = record.Batch(p)
-	if pos+size > s.end || h.BaseOffset() < s.next || h.LastOffset() < h.BaseOffset() {
-		return nil, pos, false, s.corrupt(pos, "batch of %d bytes with offsets %d to %d, where %d bytes are left and offset %d is next",
-			size, h.BaseOffset(), h.LastOffset(), s.end-pos, s.next)
+	if pos+size > s.end || h.BaseOffset() < s.next || h.LastOffset() < h.BaseOffset() || h.LastOffset() >= s.limit {
+		return nil, pos, false, s.corrupt(pos, "batch of %d bytes with offsets %d to %d, where %d bytes and the offsets [%d, %d) are left",
+			size, h.BaseOffset(), h.LastOffset(), s.end-pos, s.next, s.limit)
 	}
 	s.pos, s.next = pos+size, h.LastOffset()+1
 	return h, pos, true, nil

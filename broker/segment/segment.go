@@ -2,12 +2,14 @@ package segment
 
 import (
 	"errors"
+	"hash/crc32"
 	"io/fs"
 	"math"
 	"sort"
 	"sync"
 	"sync/atomic"
 
+	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/internal/vfs"
 )
 
@@ -20,10 +22,11 @@ type segment struct {
 	d    files
 	base int64
 
-	size    atomic.Int64 // bytes, also those still in memory
-	flushed atomic.Int64 // bytes in the file
-	limit   atomic.Int64 // base offset of the next segment; math.MaxInt64 while active
-	maxTS   atomic.Int64 // largest timestamp; only true once known is
+	size    atomic.Int64  // bytes, also those still in memory
+	flushed atomic.Int64  // bytes in the file
+	limit   atomic.Int64  // base offset of the next segment; math.MaxInt64 while active
+	maxTS   atomic.Int64  // largest timestamp; only true once known is
+	sum     atomic.Uint32 // CRC32C of the first 16 bytes of all batches; only true once known is
 	known   atomic.Bool
 	hint    atomic.Pointer[place] // where the last cold read ended
 
@@ -137,8 +140,7 @@ func (s *segment) loadIndex(interval int) error {
 		seal, ok := k.parse(b, s.base, func(_ int, p []byte) { es = append(es, parseEntry(p)) })
 		if ok && seal.size == size && seal.limit == s.limit.Load() && ascending(es, size) {
 			s.index, s.indexed = es, true
-			s.maxTS.Store(seal.maxTS)
-			s.known.Store(true)
+			s.learn(seal.maxTS, seal.sum)
 			return nil
 		}
 	}
@@ -164,7 +166,7 @@ func (s *segment) rebuildIndex(interval int) error {
 	}
 	defer s.releaseLocked()
 	x := indexer{base: s.base, interval: interval, maxTS: noTimestamp}
-	sc := newScanner(f, 0, s.flushed.Load(), s.base)
+	sc := newScanner(f, 0, s.flushed.Load(), s.base, s.limit.Load())
 	for {
 		h, pos, ok, err := sc.header()
 		if err != nil {
@@ -174,10 +176,10 @@ func (s *segment) rebuildIndex(interval int) error {
 			break
 		}
 		x.add(h.BaseOffset(), pos, h.Size(), h.MaxTimestamp())
+		x.mix(h)
 	}
 	s.index, s.indexed = x.entries, true
-	s.maxTS.Store(x.maxTS)
-	s.known.Store(true)
+	s.learn(x.maxTS, x.sum)
 	if !s.retired {
 		if f, err := s.writeIndexLocked(0); err == nil {
 			f.Close()
@@ -191,8 +193,21 @@ type indexer struct {
 	base     int64
 	interval int
 	entries  []entry
-	since    int64 // bytes since the last entry
-	maxTS    int64 // of all batches so far
+	since    int64  // bytes since the last entry
+	maxTS    int64  // of all batches so far
+	sum      uint32 // of their first 16 bytes
+}
+
+// mix adds a batch's first 16 bytes to the sum.
+func (x *indexer) mix(b []byte) {
+	x.sum = crc32.Update(x.sum, crc32.MakeTable(crc32.Castagnoli), b[:record.PrefixBytes])
+}
+
+// learn notes what the index of a complete segment, or the writer, knows of all its batches.
+func (s *segment) learn(maxTS int64, sum uint32) {
+	s.maxTS.Store(maxTS)
+	s.sum.Store(sum)
+	s.known.Store(true)
 }
 
 func (x *indexer) add(offset, pos, size, maxTS int64) (added bool) {
@@ -245,7 +260,7 @@ func (s *segment) writeAbortedLocked(from int) (vfs.File, error) {
 }
 
 func (s *segment) seal(count int) seal {
-	return seal{count: uint32(count), size: s.size.Load(), limit: s.limit.Load(), maxTS: s.maxTS.Load()}
+	return seal{count: uint32(count), size: s.size.Load(), limit: s.limit.Load(), maxTS: s.maxTS.Load(), sum: s.sum.Load()}
 }
 
 // loadAborted reads the aborted transactions of a sealed segment; false means that they have to be rebuilt. s.mu is held.

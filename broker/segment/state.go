@@ -27,6 +27,7 @@ type State struct {
 	ActiveSize     int64   // its bytes
 	ActiveCreated  int64   // ms; from when on its age counts. 0: from Open
 	ActiveAborted  int64   // entries of its .txn
+	ActiveSum      int64   // CRC32C of the first 16 bytes of its batches
 	CleanedTo      int64   // compaction has seen everything below
 	Epochs         []Epoch // ascending in both fields
 }
@@ -51,7 +52,7 @@ func (s State) Marshal() []byte {
 }
 
 func (s *State) fields() []*int64 {
-	return []*int64{&s.LogStartOffset, &s.NextOffset, &s.ActiveBase, &s.ActiveSize, &s.ActiveCreated, &s.ActiveAborted, &s.CleanedTo}
+	return []*int64{&s.LogStartOffset, &s.NextOffset, &s.ActiveBase, &s.ActiveSize, &s.ActiveCreated, &s.ActiveAborted, &s.ActiveSum, &s.CleanedTo}
 }
 
 // Unmarshal reads what Marshal wrote. Errors wrap ErrCorrupt or ErrVersion; s is then not changed.

@@ -66,7 +66,7 @@ func (l *Log) searchTime(s *segment, ts, start int64) (offset, timestamp int64, 
 	if err != nil {
 		return 0, 0, false, err
 	}
-	sc := newScanner(f, at.pos, s.flushed.Load(), s.base)
+	sc := newScanner(f, at.pos, s.flushed.Load(), s.base, s.limit.Load())
 	for {
 		h, pos, more, err := sc.header()
 		if check && (err != nil || !more || h.BaseOffset() != at.offset) {
@@ -163,7 +163,7 @@ func maxTimestampFrom(s *segment, start int64) (most int64, err error) {
 	}
 	defer s.release()
 	most = noTimestamp
-	sc := newScanner(f, 0, s.flushed.Load(), s.base)
+	sc := newScanner(f, 0, s.flushed.Load(), s.base, s.limit.Load())
 	for {
 		h, _, ok, err := sc.header()
 		if err != nil || !ok {

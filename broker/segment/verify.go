@@ -9,25 +9,54 @@ import (
 // the log. It returns what is wrong, one error per segment, each wrapping ErrCorrupt with file and byte; the file behind the byte is
 // then not checked further. It changes nothing and may run beside everything else.
 func (l *Log) Verify() error {
-	if err := l.flushNow(); err != nil {
+	l.mu.Lock()
+	err := l.err
+	if err == nil {
+		err = l.flush()
+	}
+	segments, activeSize, activeSum := l.view.Load().segments, l.active.size.Load(), l.index.sum
+	l.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, s := range l.view.Load().segments {
-		if err := l.verify(s); err != nil && !errors.Is(err, errRetired) {
+	for i, s := range segments {
+		size, sum := activeSize, activeSum
+		if i < len(segments)-1 {
+			size = s.flushed.Load()
+			if sum, err = l.sumOf(s); errors.Is(err, errRetired) {
+				continue
+			} else if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+		}
+		if err := l.verify(s, size, sum); err != nil && !errors.Is(err, errRetired) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (l *Log) verify(s *segment) error {
+func (l *Log) sumOf(s *segment) (uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.known.Load() {
+		if err := s.loadIndex(l.o.IndexIntervalBytes); err != nil {
+			return 0, err
+		}
+	}
+	return s.sum.Load(), nil
+}
+
+// verify checks the first size bytes of a segment.
+func (l *Log) verify(s *segment, size int64, sum uint32) error {
 	f, err := s.acquire()
 	if err != nil {
 		return err
 	}
 	defer s.release()
-	limit := s.limit.Load()
+	x := indexer{}
 	s.mu.Lock()
 	err = s.loadIndex(l.o.IndexIntervalBytes)
 	es := s.index
@@ -35,7 +64,7 @@ func (l *Log) verify(s *segment) error {
 	if err != nil {
 		return err
 	}
-	sc := newScanner(f, 0, s.flushed.Load(), s.base)
+	sc := newScanner(f, 0, size, s.base, s.limit.Load())
 	for {
 		h, pos, ok, err := sc.header()
 		if err != nil {
@@ -44,10 +73,8 @@ func (l *Log) verify(s *segment) error {
 		if !ok {
 			break
 		}
-		offset, last, size := h.BaseOffset(), h.LastOffset(), h.Size()
-		if last >= limit {
-			return sc.corrupt(pos, "offset %d in a segment that ends at %d", last, limit)
-		}
+		x.mix(h)
+		offset, size := h.BaseOffset(), h.Size()
 		if _, err := sc.body(pos, size); err != nil {
 			return err
 		}
@@ -57,6 +84,9 @@ func (l *Log) verify(s *segment) error {
 			}
 			es = es[1:]
 		}
+	}
+	if x.sum != sum {
+		return sc.corrupt(0, "offsets or leader epochs have changed: their sum is %08x, want %08x", x.sum, sum)
 	}
 	if len(es) > 0 && int64(es[0].pos) < sc.pos {
 		return fmt.Errorf("index %s: no batch at byte %d: %w", l.d.name(s.base, extIndex), es[0].pos, ErrCorrupt)
