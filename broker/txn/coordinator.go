@@ -14,8 +14,10 @@ type Options struct {
 	ExpiryEvery time.Duration // how often expired ids are looked for; 0 means 1 h
 	WaitMax     time.Duration // how long a request waits for a transition under way; 0 means 20 s
 	MarkerRetry time.Duration // wait before a marker that failed is tried again; 0 means 50 ms
-	QueueMax    int           // requests that wait for one transactional id; 0 means 256
-	IDsMax      int           // transactional ids of one coordinator partition; 0 means 100,000
+	// CompleteDelay is how long the record of a completed transaction waits for a later one that makes it needless; 0 means 100 ms.
+	CompleteDelay time.Duration
+	QueueMax      int // requests that wait for one transactional id; 0 means 256
+	IDsMax        int // transactional ids of one coordinator partition; 0 means 100,000
 }
 
 func (o Options) withDefaults() Options {
@@ -29,6 +31,7 @@ func (o Options) withDefaults() Options {
 	def(&o.ExpiryEvery, time.Hour)
 	def(&o.WaitMax, 20*time.Second)
 	def(&o.MarkerRetry, 50*time.Millisecond)
+	def(&o.CompleteDelay, 100*time.Millisecond)
 	if o.QueueMax == 0 {
 		o.QueueMax = 256
 	}
@@ -60,7 +63,7 @@ type Coordinator struct {
 //
 // What holds between calls:
 //
-//	T1  m is durable, apart from a Complete* state whose record is proposed
+//	T1  m is durable, apart from a Complete* state whose record is proposed, or will be at the time unwritten
 //	T2  at most one transition is under way: busy, or the state is Prepare*
 //	T4  requests wait only while a transition is under way
 type txn struct {
@@ -72,6 +75,8 @@ type txn struct {
 	marking map[TopicPartition]bool      // markers that are not applied yet
 	retry   map[TopicPartition]time.Time // and when to try again those that failed
 	ended   []any                        // whom to answer when the transaction is complete
+	// unwritten is when the record of the Complete* state is written, unless another one comes before; zero when there is none to write.
+	unwritten time.Time
 }
 
 // request waits for a transition to settle; run is then called with nil, or with an error when it waited too long.
@@ -163,7 +168,7 @@ func (c *Coordinator) Tick(now time.Time) {
 	for _, id := range sortedKeys(c.active) {
 		t := c.active[id]
 		c.tick(now, t)
-		if !t.busy && len(t.queue) == 0 && t.m.state != Ongoing && !t.m.state.preparing() {
+		if !t.busy && len(t.queue) == 0 && t.m.state != Ongoing && !t.m.state.preparing() && t.unwritten.IsZero() {
 			delete(c.active, id)
 		}
 	}
@@ -179,6 +184,15 @@ func (c *Coordinator) tick(now time.Time, t *txn) {
 			delete(t.retry, tp)
 			c.sendMarker(t, tp)
 		}
+	}
+	if !t.unwritten.IsZero() && !now.Before(t.unwritten) {
+		t.unwritten = time.Time{}
+		c.write(t.id, &t.m, func(now time.Time, err *kerr.Error) {
+			if err != nil && t.m.state >= CompleteCommit && !t.busy {
+				t.unwritten = now.Add(c.o.CompleteDelay)
+				c.active[t.id] = t
+			}
+		})
 	}
 	var late []request
 	t.queue = slices.DeleteFunc(t.queue, func(r request) bool {
@@ -214,6 +228,9 @@ func (c *Coordinator) NextDeadline() (time.Time, bool) {
 	for _, t := range c.active {
 		if d, ok := t.deadline(); ok && d.Before(next) {
 			next = d
+		}
+		if !t.unwritten.IsZero() && t.unwritten.Before(next) {
+			next = t.unwritten
 		}
 		for _, d := range t.retry {
 			if d.Before(next) {

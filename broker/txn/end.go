@@ -187,11 +187,10 @@ func (c *Coordinator) MarkerWritten(now time.Time, id uint64, err *kerr.Error) {
 	}
 }
 
-// complete ends the transaction. Its record is not waited for (see the package comment): T3.
+// complete ends the transaction. Its record is not waited for, and left out when another one follows soon (see the package comment): T3.
 func (c *Coordinator) complete(now time.Time, t *txn) {
 	t.m = t.m.complete(now)
-	t.marking, t.retry = nil, nil
-	c.write(t.id, &t.m, func(time.Time, *kerr.Error) {})
+	t.marking, t.retry, t.unwritten = nil, nil, now.Add(c.o.CompleteDelay)
 	for _, to := range t.ended {
 		c.replyID(to, &t.m)
 	}

@@ -133,10 +133,14 @@ func (c *Coordinator) storeInit(now time.Time, t *txn, in Init, m meta, to any) 
 func (c *Coordinator) transition(now time.Time, t *txn, next meta, then func(now time.Time, err *kerr.Error)) {
 	t.busy = true
 	c.active[t.id] = t
+	unwritten := t.unwritten
+	t.unwritten = time.Time{} // this record says it all
 	c.write(t.id, &next, func(now time.Time, err *kerr.Error) {
 		t.busy, t.ending = false, false
 		if err == nil {
 			t.m = next
+		} else {
+			t.unwritten = unwritten
 		}
 		then(now, err)
 		c.settle(now, t)
