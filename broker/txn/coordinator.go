@@ -65,7 +65,6 @@ type Coordinator struct {
 //
 //	T1  m is durable, apart from a Complete* state whose record is proposed, or will be at the time unwritten
 //	T2  at most one transition is under way: busy, or the state is Prepare*
-//	T4  requests wait only while a transition is under way
 type txn struct {
 	id      string
 	m       meta
