@@ -39,8 +39,6 @@ const (
 	checkpointMax     = 1 << 30
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 func (c *checkpoint) encode() []byte {
 	n := checkpointHead + 4
 	for _, s := range c.groups {
@@ -56,8 +54,10 @@ func (c *checkpoint) encode() []byte {
 	for i := range c.groups {
 		b = c.groups[i].encode(b)
 	}
-	return be32(b, crc32.Checksum(b, castagnoli))
+	return be32(b, crcOf(b))
 }
+
+func crcOf(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 func (s *section) encode(b []byte) []byte {
 	for _, v := range []uint64{uint64(s.group), s.replicaID, s.applied, s.term, s.hs.term, s.hs.vote, s.hs.commit} {
@@ -88,7 +88,7 @@ func decodeCheckpoint(b []byte) (checkpoint, error) {
 		return c, fmt.Errorf("checkpoint version %d, this program reads up to %d: %w", v, checkpointVersion, ErrVersion)
 	}
 	body := b[:len(b)-4]
-	if crc32.Checksum(body, castagnoli) != binary.BigEndian.Uint32(b[len(b)-4:]) {
+	if crcOf(body) != binary.BigEndian.Uint32(b[len(b)-4:]) {
 		return c, fmt.Errorf("checkpoint of %d bytes: CRC: %w", len(b), ErrCorrupt)
 	}
 	d := decoder{b: body, at: 12}
