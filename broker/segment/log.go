@@ -347,6 +347,9 @@ func (l *Log) Sync() (State, error) {
 	if dirty && l.active == active {
 		l.syncedBytes = size
 	}
+	if !dirty && l.next.Load() == st.NextOffset {
+		l.tail.clear() // an idle partition needs no memory
+	}
 	for _, s := range l.view.Load().segments {
 		if s.sealed() {
 			s.rest()

@@ -9,9 +9,9 @@ import (
 // TestLog_agreesWithModel runs random operations with crashes at syncs and between them. OUTRELAY_SEED=n repeats one run.
 func TestLog_agreesWithModel(t *testing.T) {
 	t.Parallel()
-	from, to := uint64(0), uint64(200)
+	from, to := uint64(0), uint64(150)
 	if testing.Short() {
-		to = 50
+		to = 20
 	}
 	if s := os.Getenv("OUTRELAY_SEED"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)

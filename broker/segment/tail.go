@@ -81,6 +81,13 @@ func (t *tail) forget(limit int64) {
 	t.blocks = slices.Delete(t.blocks, 0, n)
 }
 
+// clear lets go of everything; all of it has been flushed.
+func (t *tail) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.blocks, t.bytes, t.blockNext = nil, 0, 0
+}
+
 // span is a block as a reader saw it.
 type span struct {
 	next int64
