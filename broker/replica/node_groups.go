@@ -93,7 +93,9 @@ func (n *Node) openGroup(id GroupID, sm StateMachine, conf GroupConf, d *diskGro
 		}
 		blob = d.sec.blob
 	}
+	n.mu.Lock()
 	h := n.groups[id]
+	n.mu.Unlock()
 	if b, ok := sm.(binder); ok {
 		b.bind(binding{
 			propose: func(p []byte, done func(any, error)) { n.Propose(id, p, done) },
