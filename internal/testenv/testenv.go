@@ -101,7 +101,8 @@ func chownTree(dir string, c *syscall.Credential) error {
 	})
 }
 
-// PostgresBinDirs returns the directories that hold a PostgreSQL server, the newest version first, the one in PATH before all.
+// PostgresBinDirs returns the directories that hold a PostgreSQL server, the newest version first, the one in PATH before all. The
+// environment variable OUTRELAY_PG_BIN names one to be taken before those, so that the tests run on another version.
 func PostgresBinDirs() []string {
 	var dirs []string
 	seen := map[string]bool{}
@@ -116,6 +117,9 @@ func PostgresBinDirs() []string {
 		}
 		seen[dir] = true
 		dirs = append(dirs, dir)
+	}
+	if dir := os.Getenv("OUTRELAY_PG_BIN"); dir != "" {
+		add(dir)
 	}
 	if p, err := exec.LookPath("postgres"); err == nil {
 		// The server finds its share directory beside its real place, not beside a link to it.

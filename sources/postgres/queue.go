@@ -18,6 +18,8 @@ type queue struct {
 	ready chan struct{} // capacity 1: something was pushed, or the queue has failed
 	room  chan struct{} // capacity 1: bytes has shrunk
 
+	pushed bool // something was pushed and not announced; the reader goroutine owns it
+
 	mu      sync.Mutex // guards all below
 	items   []item
 	place   Place     // after the last item pushed
@@ -48,6 +50,7 @@ func signal(c chan struct{}) {
 // waitForRoom blocks the reader while the queue is full. It reports false when stop is closed. The caller clears full.
 func (q *queue) waitForRoom(stop <-chan struct{}) bool {
 	for q.bytes.Load() >= q.bytesMax {
+		q.announce()
 		q.full.Store(true)
 		if q.bytes.Load() < q.bytesMax {
 			break
@@ -61,7 +64,15 @@ func (q *queue) waitForRoom(stop <-chan struct{}) bool {
 	return true
 }
 
-// push appends a transaction or a part, which ends at place.
+// announce tells Next of what was pushed. The reader calls it before it waits for anything: once for many transactions.
+func (q *queue) announce() {
+	if q.pushed {
+		q.pushed = false
+		signal(q.ready)
+	}
+}
+
+// push appends a transaction or a part, which ends at place. Next learns of it by announce.
 func (q *queue) push(it item, place Place, now time.Time) {
 	q.bytes.Add(it.bytes)
 	q.mu.Lock()
@@ -73,7 +84,7 @@ func (q *queue) push(it item, place Place, now time.Time) {
 	}
 	q.last = now
 	q.mu.Unlock()
-	signal(q.ready)
+	q.pushed = true
 }
 
 // advance says that the server has sent everything up to lsn, between two transactions.

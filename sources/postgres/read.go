@@ -50,7 +50,13 @@ func (st *stream) streamError(err error) error {
 
 func (st *stream) readAll() error {
 	counted := int64(0)
+	p := newPacer(st.conn)
 	for {
+		p.frames++
+		if !st.w.complete() {
+			st.q.announce()
+			p.wait(st.w.lastRead)
+		}
 		typ, body, err := st.w.next()
 		if err != nil {
 			return err

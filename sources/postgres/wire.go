@@ -25,6 +25,7 @@ type wire struct {
 	from, to int // buf[from:to] is read and not yet returned
 	bodyMax  int
 	received int64 // bytes
+	lastRead int   // bytes that the last read brought
 }
 
 func newWire(src io.Reader, bodyMax int) *wire {
@@ -54,6 +55,12 @@ func (w *wire) next() (typ byte, body []byte, err error) {
 	body = w.buf[w.from+frameHeaderBytes : w.from+frameHeaderBytes+n]
 	w.from += frameHeaderBytes + n
 	return typ, body, nil
+}
+
+// complete reports whether next returns without reading from the connection.
+func (w *wire) complete() bool {
+	n := w.to - w.from
+	return n >= frameHeaderBytes && uint64(n) > uint64(binary.BigEndian.Uint32(w.buf[w.from+1:]))
 }
 
 // large reads a body that does not fit the buffer into memory of its own. It grows as bytes arrive, so that a length alone claims
@@ -93,6 +100,7 @@ func (w *wire) fill(n int) error {
 		m, err := w.src.Read(w.buf[w.to:])
 		w.to += m
 		w.received += int64(m)
+		w.lastRead = m
 		if err != nil && w.to-w.from < n {
 			return err
 		}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package postgres
+
+// lowWater does nothing here: the kernel wakes the reader for every packet.
+func (*pacer) lowWater(int) {}
