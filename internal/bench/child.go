@@ -116,6 +116,23 @@ func (c *child) awaitReady(ctx context.Context) error {
 	return err
 }
 
+// awaitRelay waits until the source is relayed by this process.
+func (c *child) awaitRelay(ctx context.Context, source string) error {
+	ctx, cancel := context.WithTimeout(ctx, readyMax)
+	defer cancel()
+	err := every(ctx, 10*time.Millisecond, func() (bool, error) {
+		m, err := c.metrics(ctx)
+		if err != nil {
+			return false, nil //nolint:nilerr // the next answer will do
+		}
+		return m.sum("outrelay_relay_running", strconv.Quote(source)) == 1, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s: source %s is not relayed after %s\n%s", c.name, source, readyMax, c.tail())
+	}
+	return nil
+}
+
 // stop asks the process to end, and waits.
 func (c *child) stop() error {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended: Wait tells
