@@ -102,6 +102,9 @@ func (s *Server) syncTopics() error {
 	next := &topicSet{byName: make(map[string]*topic, len(state.Topics)), byID: make(map[cluster.TopicID]*topic, len(state.Topics))}
 	var opening errgroup.Group
 	opening.SetLimit(topicsParallel)
+	if err := s.makePartitionDirs(state, old); err != nil {
+		return err
+	}
 	var failed error
 	for name, ct := range state.Topics {
 		t := s.nextTopic(old.byID[ct.ID], ct)
@@ -127,6 +130,37 @@ func (s *Server) syncTopics() error {
 		}
 	}
 	return errors.Join(failed, s.sweepDeleted(state, old))
+}
+
+// makePartitionDirs makes the directories of partitions that are not open yet, with one sync for all of them.
+func (s *Server) makePartitionDirs(state *cluster.State, old *topicSet) error {
+	fs, made := s.opts.FS, false
+	for id, ct := range state.ByID {
+		t := old.byID[id]
+		for i := range ct.Partitions {
+			r, here := ct.Partitions[i].On(s.opts.NodeID)
+			if !here || t != nil && i < len(t.partitions) && t.partitions[i] != nil {
+				continue
+			}
+			dir := s.partitionDir(id, int32(i), r.ReplicaID)
+			if _, err := fs.Stat(dir); err == nil {
+				continue
+			}
+			if !made {
+				if err := fs.MkdirAll(filepath.Dir(dir)); err != nil {
+					return err
+				}
+			}
+			made = true
+			if err := fs.Mkdir(dir); err != nil {
+				return err
+			}
+		}
+	}
+	if !made {
+		return nil
+	}
+	return fs.SyncDir(s.partitionBase())
 }
 
 // nextTopic returns the topic as of ct, with the partitions that are open already.
@@ -174,8 +208,10 @@ func (s *Server) openPartition(t *topic, index int32, r cluster.Replica) (*parti
 }
 
 func (s *Server) partitionDir(id cluster.TopicID, index int32, replicaID uint64) string {
-	return replica.PartitionDir(filepath.Join(s.opts.DataDir, "partitions"), id, index, replicaID)
+	return replica.PartitionDir(s.partitionBase(), id, index, replicaID)
 }
+
+func (s *Server) partitionBase() string { return filepath.Join(s.opts.DataDir, "partitions") }
 
 // removeTopic forgets the groups of a topic whose deletion is committed, and deletes their directories.
 func (s *Server) removeTopic(t *topic) (err error) {

@@ -250,6 +250,28 @@ func (m *Mem) MkdirAll(dir string) error {
 	return nil
 }
 
+// Mkdir makes one directory.
+func (m *Mem) Mkdir(dir string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.hit(OpMkdir); err != nil {
+		return pathError("mkdir", dir, err)
+	}
+	d, base, err := m.parent("mkdir", dir)
+	if err != nil {
+		return err
+	}
+	switch n := d.entries[base]; {
+	case n == nil:
+		n = newDir()
+		n.mod = m.now()
+		d.link(base, n)
+	case !n.dir:
+		return pathError("mkdir", dir, syscall.ENOTDIR)
+	}
+	return nil
+}
+
 // List returns what a directory holds, sorted by name.
 func (m *Mem) List(dir string) ([]Info, error) {
 	m.mu.Lock()

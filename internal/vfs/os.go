@@ -84,6 +84,14 @@ func (o OS) MkdirAll(dir string) error {
 	return o.SyncDir(parent)
 }
 
+// Mkdir makes one directory.
+func (OS) Mkdir(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return nil
+}
+
 // List returns what a directory holds, sorted by name.
 func (OS) List(dir string) ([]Info, error) {
 	entries, err := os.ReadDir(dir)

@@ -36,6 +36,9 @@ type FS interface {
 	// MkdirAll makes a directory with mode 0700 and those above it, and syncs the parents of what it made: it is durable when it
 	// returns.
 	MkdirAll(dir string) error
+	// Mkdir makes one directory with mode 0700; its parent must exist. It is no error when it is there. Not durable until SyncDir of the
+	// parent: for who makes many at once.
+	Mkdir(dir string) error
 	// List returns what a directory holds, sorted by name; Info.Name is the last element alone.
 	List(dir string) ([]Info, error)
 	// Stat describes a file or directory; Info.Name is the last element of name.
