@@ -36,7 +36,7 @@ func (b *bench) process(instance string) *process {
 	}
 	m, err := relay.NewManager(o)
 	if err != nil {
-		b.T.Fatal(err)
+		b.T.Fatalf("%v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -81,7 +81,7 @@ func compression(name string) (kgo.CompressionCodec, error) {
 }
 
 // openAndRead takes the transactional id, which ends what any relay of this source had under way and fences it, and then reads the position: in this
-// order, so that nothing can follow what was read (I: fence before read).
+// order, so that nothing can follow what was read (R3).
 func (p *publisher) openAndRead(ctx context.Context, long bool) (found bool, err error) {
 	if err := p.o.Owned(ctx); err != nil {
 		return false, kafka.Wrap(err, "ask whether source "+string(p.o.Source)+" is ours")
@@ -300,7 +300,7 @@ func (p *publisher) topicMet(name string, id [16]byte) {
 	p.ids[name] = id
 }
 
-// finish adds the position, commits, and only then confirms (I: confirm only what the log has committed).
+// finish adds the position (R1), commits, and only then confirms (R2).
 func (p *publisher) finish(ctx context.Context, g *gather) error {
 	pos := p.s.pos
 	pos.Position, pos.Place, pos.InTxn = g.pos, g.place, !g.last
@@ -312,7 +312,6 @@ func (p *publisher) finish(ctx context.Context, g *gather) error {
 	if err := p.flush(ctx); err != nil {
 		return err
 	}
-	failpoint.Hit("relay.beforeCommit")
 	steps := []func() error{
 		func() error { return p.commit(ctx, pos, g) },
 		func() error { return p.confirm(ctx, g.pos) },
@@ -347,6 +346,7 @@ func (p *publisher) produceControl(ctx context.Context, pos PositionRecord) {
 }
 
 func (p *publisher) commit(ctx context.Context, pos PositionRecord, g *gather) error {
+	failpoint.Hit("relay.beforeCommit")
 	if err := p.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return kafka.Wrap(err, "commit a transaction of source "+string(p.o.Source))
 	}
@@ -362,7 +362,7 @@ func (p *publisher) commit(ctx context.Context, pos PositionRecord, g *gather) e
 	return p.dueIndex(ctx, pos)
 }
 
-// confirm tells the source that everything up to pos is in the log. It is the one place in outrelay that does.
+// confirm tells the source that everything up to pos is in the log. It is the one place in outrelay that does (R2).
 func (p *publisher) confirm(ctx context.Context, pos outrelay.Position) error {
 	if p.s.stream == nil {
 		return nil // the first position, before the stream is open

@@ -14,7 +14,7 @@ import (
 )
 
 // session is one run from the position in the log to the first error. Nothing is carried from one session to the next: whatever the
-// error was, ambiguous or not, the log says what is in.
+// error was, ambiguous or not, the log says what is in (R4).
 type session struct {
 	r      *Relay
 	o      Options

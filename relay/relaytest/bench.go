@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -18,18 +17,30 @@ import (
 	"github.com/outrelay/outrelay/relay"
 )
 
+// TB is what a bench needs of a *testing.T, a *testing.B or a *rapid.T.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // Bench is a scripted database and a log with relays between them.
 type Bench struct {
-	T       testing.TB
+	T       TB
 	DB      *Database
 	Options relay.Options // of the relays that Start starts
 	Client  *kgo.Client   // of the log, for the test's own questions
 
 	relays []*relay.Relay
+
+	mu   sync.Mutex
+	lies []string // confirms of what the log did not hold
 }
 
 // New returns a bench on a log. With RELAY_TEST_LOG in the environment the relays log to standard error.
-func New(t testing.TB, log kafka.Options) *Bench {
+func New(t TB, log kafka.Options) *Bench {
 	t.Helper()
 	b := &Bench{T: t, DB: NewDatabase()}
 	b.Options = relay.Options{Source: "shop", From: b.DB, Kafka: log, Partitions: 4, Backoff: backoff.Policy{Initial: time.Millisecond, Max: 5 * time.Millisecond}}
@@ -38,7 +49,7 @@ func New(t testing.TB, log kafka.Options) *Bench {
 	}
 	var err error
 	if b.Client, err = kafka.NewClient(log); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	t.Cleanup(b.Client.Close)
 	return b
@@ -49,7 +60,7 @@ func (b *Bench) Start() (r *relay.Relay, stop func() error) {
 	b.T.Helper()
 	r, err := relay.New(b.Options)
 	if err != nil {
-		b.T.Fatal(err)
+		b.T.Fatalf("%v", err)
 	}
 	b.relays = append(b.relays, r)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -109,7 +120,7 @@ func (b *Bench) Read(topic string) []*kgo.Record {
 		return nil
 	}
 	if err != nil {
-		b.T.Fatal(err)
+		b.T.Fatalf("%v", err)
 	}
 	var out []*kgo.Record
 	for p := int32(0); int(p) < len(ends); p++ {
@@ -118,7 +129,7 @@ func (b *Bench) Read(topic string) []*kgo.Record {
 			return nil
 		})
 		if err != nil {
-			b.T.Fatal(err)
+			b.T.Fatalf("%v", err)
 		}
 	}
 	return out
@@ -152,6 +163,11 @@ func (b *Bench) CheckExactlyOnce() {
 			got[k] = append(got[k], Header(r, kafka.HeaderID))
 		}
 	}
+	b.mu.Lock()
+	for _, lie := range b.lies {
+		b.T.Errorf("%s", lie)
+	}
+	b.mu.Unlock()
 	for k := range want {
 		if fmt.Sprint(got[k]) != fmt.Sprint(want[k]) {
 			b.T.Errorf("%s: the log has %v, the database committed %v", k, got[k], want[k])
@@ -163,17 +179,29 @@ func (b *Bench) CheckExactlyOnce() {
 	}
 }
 
-// CheckConfirms makes the test fail when the source is confirmed something that the log does not hold yet.
+// CheckConfirms makes CheckExactlyOnce fail when the source was confirmed something that the log did not hold yet.
 func (b *Bench) CheckConfirms() {
 	b.DB.OnConfirm = func(p outrelay.Position) {
-		in, ok, err := relay.ReadPosition(context.Background(), b.Client, "shop")
-		if err != nil || !ok {
-			b.T.Errorf("confirmed %s, the log says: %v %v", p.Token, ok, err)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		for {
+			in, ok, err := relay.ReadPosition(ctx, b.Client, "shop")
+			if errors.Is(err, kgo.ErrClientClosed) {
+				return // the test has ended
+			}
+			if err != nil && ctx.Err() == nil {
+				continue // the log is down for the moment: what was committed will be there when it is back
+			}
+			var l Place
+			if ok {
+				l = PlaceOf(b.T, in.Position)
+			}
+			if c := PlaceOf(b.T, p); !ok || c.N > l.N || c.N == l.N && c.Rows > l.Rows {
+				b.mu.Lock()
+				b.lies = append(b.lies, fmt.Sprintf("confirmed %s, but the log says %s (%v)", p.Token, in.Position.Token, err))
+				b.mu.Unlock()
+			}
 			return
-		}
-		c, l := PlaceOf(b.T, p), PlaceOf(b.T, in.Position)
-		if c.N > l.N || c.N == l.N && c.Rows > l.Rows {
-			b.T.Errorf("confirmed %s, but the log says %s", p.Token, in.Position.Token)
 		}
 	}
 }

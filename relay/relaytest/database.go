@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/outrelay/outrelay"
@@ -33,7 +32,7 @@ type Place struct {
 }
 
 // PlaceOf reads a token.
-func PlaceOf(t testing.TB, p outrelay.Position) Place {
+func PlaceOf(t TB, p outrelay.Position) Place {
 	var out Place
 	if err := json.Unmarshal([]byte(p.Token), &out); err != nil {
 		t.Errorf("token %q: %v", p.Token, err)
