@@ -148,8 +148,8 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A static member that is killed and started again is back in its seat: the generation stays (KIP-345), also when the broker was killed
-// in between.
+// A static member that is killed and started again is back in its seat: the generation stays (KIP-345). It has its seat also when the
+// broker was killed in between.
 func TestGroup_staticSeat(t *testing.T) {
 	t.Parallel()
 	n := brokertest.New(t)
@@ -168,14 +168,15 @@ func TestGroup_staticSeat(t *testing.T) {
 	b.Close() // a static member does not leave
 	b = start("b")
 	awaitGeneration(t, b, generation)
-	n.CrashRestart()
-	b.Close()
-	b = start("b")
-	awaitGeneration(t, b, generation)
-	awaitShares(t, adm, "g", 2)
 	if _, now := a.GroupMetadata(); now != generation {
 		t.Errorf("generation %d, want %d still", now, generation)
 	}
+	// After a crash of the broker the seats are there, or a third member id would be: nobody waits for a session to run out. The
+	// generation may go up, since clients rejoin when a heartbeat fails.
+	n.CrashRestart()
+	b.Close()
+	b = start("b")
+	awaitShares(t, adm, "g", 2)
 	b.Close()
 	if _, err := adm.LeaveGroup(t.Context(), kadm.LeaveGroup("g").Reason("test").InstanceIDs("b")); err != nil {
 		t.Fatal(err)
