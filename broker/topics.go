@@ -242,6 +242,10 @@ func (s *Server) sweepDeleted(state *cluster.State, old *topicSet) (err error) {
 			if !here {
 				continue
 			}
+			// What the checkpoint and the write-ahead log still hold of it would keep the log from being recycled.
+			if e := s.node.RemoveGroup(p.Group); e != nil {
+				err = errors.Join(err, fmt.Errorf("deleted topic %s: %w", d.Name, e))
+			}
 			dir := s.partitionDir(d.ID, int32(i), r.ReplicaID)
 			if _, e := s.opts.FS.Stat(dir); e != nil {
 				continue
