@@ -100,8 +100,8 @@ type Columns struct {
 // Placement carries one more column.
 type Placement struct {
 	Column string `yaml:"column" jsonschema_description:"The column." example:"tenant"`
-	Place  string `yaml:"place" jsonschema_description:"Where it goes: header, or partition." example:"header" jsonschema:"enum=header,enum=partition"`
-	Alias  string `yaml:"alias" jsonschema_description:"Name of the header. Default: the column's." example:"tenant-id"`
+	Place  string `yaml:"place" jsonschema_description:"Where it goes: header, partition, or envelope (the value becomes {payload: …, alias: …})." example:"header" jsonschema:"enum=header,enum=partition,enum=envelope"`
+	Alias  string `yaml:"alias" jsonschema_description:"Name there. Default: the column's." example:"tenant-id"`
 	Pos    Pos    `yaml:"-"`
 }
 

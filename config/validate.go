@@ -177,7 +177,7 @@ func (k checker) outbox(o *Outbox, path string, seen map[string]bool) {
 		if p.Column == "" {
 			k.bad(at+".column", "no-column", "name the column", "the placement has no column")
 		}
-		k.oneOf(p.Place, at+".place", "header", "partition")
+		k.oneOf(p.Place, at+".place", "header", "partition", "envelope")
 	}
 }
 
