@@ -88,11 +88,21 @@ func (n *Node) freezeAll(ctx context.Context, need *uint64) (map[GroupID]*sectio
 			continue
 		}
 		if fz.sec.blob, err = fz.finish(); err != nil {
+			if n.removed(id, h) {
+				continue // its files are closed, or gone
+			}
 			return nil, nil, fmt.Errorf("checkpoint of group %d: %w", id, err)
 		}
 		sections[id], done[id] = &fz.sec, h
 	}
 	return sections, done, nil
+}
+
+// removed reports whether the group that h is the handle of was removed.
+func (n *Node) removed(id GroupID, h *handle) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.groups[id] != h
 }
 
 // freeze takes the state of one group, on its shard.

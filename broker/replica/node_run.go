@@ -83,12 +83,12 @@ type maintainer interface {
 
 // maintain lets every partition look at retention and compaction, one after the other, beside the applies.
 func (n *Node) maintain() {
-	for _, h := range n.handles() {
+	for id, h := range n.handles() {
 		m, ok := h.sm.(maintainer)
 		if !ok {
 			continue
 		}
-		if err := m.Maintain(n.o.Clock.Now()); err != nil {
+		if err := m.Maintain(n.o.Clock.Now()); err != nil && !n.removed(id, h) {
 			n.fail(err)
 			return
 		}

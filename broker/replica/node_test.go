@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/broker/replica"
 	"github.com/outrelay/outrelay/broker/wal"
 	"github.com/outrelay/outrelay/internal/clock"
@@ -315,6 +316,68 @@ func TestNode_ConcurrentProposersInOrder(t *testing.T) {
 				t.Fatalf("group %d: item %d is %q", g, i, item)
 			}
 		}
+	}
+}
+
+func TestNode_RemovalBesideCheckpointsAndHousekeeping(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewMem()
+	n, err := replica.Open(replica.Options{FS: mem, Dir: "data", NodeID: 1, CheckpointEvery: 100 * time.Microsecond, MaintainEvery: 100 * time.Microsecond})
+	must(t, err)
+	n.OnFatal(func(err error) { t.Errorf("the node failed: %v", err) })
+	for i := range 40 {
+		id := replica.GroupID(i + 1)
+		p := replica.NewPartition(replica.PartitionOptions{
+			FS: mem, Dir: replica.PartitionDir("data/partitions", [16]byte{byte(i)}, 0, 1), Topic: fmt.Sprint("t", i),
+			Config: func() replica.TopicConfig { return replica.TopicConfig{Delete: true, Compact: true, RetentionBytes: 100, SegmentBytes: 1 << 10} },
+		})
+		must(t, n.AddGroup(id, p, replica.GroupConf{ReplicaID: 1, Voters: []uint64{1}}))
+		done := make(chan replica.ProduceResult, 20)
+		for range 20 {
+			p.Produce(seedPlain(100), replica.ProduceOptions{}, func(r replica.ProduceResult) { done <- r })
+		}
+		for range 10 {
+			if r := <-done; r.Err != nil {
+				t.Fatalf("produce: %v", r.Err)
+			}
+		}
+		must(t, n.RemoveGroup(id))
+		must(t, p.Destroy())
+	}
+	must(t, n.Checkpoint(context.Background()))
+	must(t, n.Close())
+	n = manual(t, mem)
+	must(t, n.Close())
+}
+
+func seedPlain(size int) []byte {
+	b := record.NewBuilder(record.BuilderOptions{ProducerID: -1, Epoch: -1, Sequence: -1})
+	b.Add(1, []byte("k"), make([]byte, size), nil)
+	return b.Build()
+}
+
+func TestNode_OrphansHoldTheLog(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewMem()
+	n := manual(t, mem)
+	kept := &list{}
+	add(t, n, 3, kept)
+	add(t, n, 4, &list{})
+	propose(t, n, 3, "in the log alone")
+	mem = mem.CrashClone(rand.New(rand.NewPCG(1, 1)))
+	n = manual(t, mem)
+	add(t, n, 4, &list{})
+	big := strings.Repeat("x", 10<<10)
+	for range 40 {
+		propose(t, n, 4, big)
+		must(t, n.Checkpoint(context.Background()))
+	}
+	must(t, n.Close())
+	n = manual(t, mem)
+	again := &list{}
+	add(t, n, 3, again)
+	if !slices.Equal(again.Items, kept.Items) {
+		t.Fatalf("a group that was not opened for a while holds %v, want %v", again.Items, kept.Items)
 	}
 }
 
