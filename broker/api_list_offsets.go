@@ -27,17 +27,20 @@ const (
 
 func handleListOffsets(s *Server, _ *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.ListOffsetsRequest)
-	resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
-	for i := range req.Topics {
-		rt := &req.Topics[i]
-		st := kmsg.NewListOffsetsResponseTopic()
-		st.Topic = rt.Topic
-		for j := range rt.Partitions {
-			st.Partitions = append(st.Partitions, s.listOffset(req, rt.Topic, &rt.Partitions[j]))
+	// In the writer, so that it sees what the connection's earlier requests wrote.
+	return func() kmsg.Response {
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for i := range req.Topics {
+			rt := &req.Topics[i]
+			st := kmsg.NewListOffsetsResponseTopic()
+			st.Topic = rt.Topic
+			for j := range rt.Partitions {
+				st.Partitions = append(st.Partitions, s.listOffset(req, rt.Topic, &rt.Partitions[j]))
+			}
+			resp.Topics = append(resp.Topics, st)
 		}
-		resp.Topics = append(resp.Topics, st)
+		return resp
 	}
-	return answer(resp)
 }
 
 func (s *Server) listOffset(req *kmsg.ListOffsetsRequest, topic string, rp *kmsg.ListOffsetsRequestTopicPartition) kmsg.ListOffsetsResponseTopicPartition {

@@ -14,17 +14,19 @@ import (
 
 func handleOffsetForLeaderEpoch(s *Server, _ *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.OffsetForLeaderEpochRequest)
-	resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
-	for i := range req.Topics {
-		rt := &req.Topics[i]
-		st := kmsg.NewOffsetForLeaderEpochResponseTopic()
-		st.Topic = rt.Topic
-		for j := range rt.Partitions {
-			st.Partitions = append(st.Partitions, s.epochEnd(rt.Topic, &rt.Partitions[j]))
+	return func() kmsg.Response {
+		resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+		for i := range req.Topics {
+			rt := &req.Topics[i]
+			st := kmsg.NewOffsetForLeaderEpochResponseTopic()
+			st.Topic = rt.Topic
+			for j := range rt.Partitions {
+				st.Partitions = append(st.Partitions, s.epochEnd(rt.Topic, &rt.Partitions[j]))
+			}
+			resp.Topics = append(resp.Topics, st)
 		}
-		resp.Topics = append(resp.Topics, st)
+		return resp
 	}
-	return answer(resp)
 }
 
 func (s *Server) epochEnd(topic string, rp *kmsg.OffsetForLeaderEpochRequestTopicPartition) kmsg.OffsetForLeaderEpochResponseTopicPartition {
