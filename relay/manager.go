@@ -258,6 +258,7 @@ func (m *Manager) stop(which func(*task) bool) {
 	m.mu.Unlock()
 	for _, t := range wait {
 		<-t.done
+		t.relay.enter(StateUnassigned, nil) // a source that had halted here is another's now
 	}
 	m.mu.Lock()
 	for _, t := range wait {

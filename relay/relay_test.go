@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -460,4 +461,38 @@ func TestRelay_OpenTransactionOfAnotherSourceDelaysTheStartOnly(t *testing.T) {
 		t.Errorf("the source was opened %d times", n)
 	}
 	b.CheckExactlyOnce()
+}
+
+// TestRelay_ATransactionCostsOneProduceAndOneEndTxn: events and position share a request, and nothing else is asked, since this is what a
+// single transaction waits for.
+func TestRelay_ATransactionCostsOneProduceAndOneEndTxn(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.Options.IndexEvery = time.Hour
+	heard := make(chan struct{}, 1)
+	b.DB.OnConfirm = func(outrelay.Position) { heard <- struct{}{} }
+	b.Start()
+	b.DB.Commit([]row{order("warm", "k")})
+	<-heard
+	var mu sync.Mutex
+	asked := map[int16]int{}
+	b.log.Control(func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.log.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		asked[req.Key()]++
+		return nil, nil, false
+	})
+	const n = 20
+	for i := range n {
+		b.DB.Commit([]row{order(fmt.Sprint(i), "k"), order(fmt.Sprint(i, "b"), "l")})
+		<-heard
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for key, want := range map[int16]int{0: n, 26: n, 22: 0, 24: 0} {
+		if asked[key] != want {
+			t.Errorf("%d requests of key %d, want %d", asked[key], key, want)
+		}
+	}
 }
