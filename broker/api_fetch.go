@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/broker/replica"
 )
 
@@ -156,12 +157,28 @@ func (f *fetchCall) poll() {
 			break
 		}
 	}
-	n := 0
+	n, records := 0, 0
 	for _, r := range f.reads {
 		n += len(r.res.Bytes)
+		records += countRecords(r.res.Bytes)
 	}
 	f.s.metrics.fetchedBytes.Add(float64(n))
+	f.s.metrics.fetchedRecords.Add(float64(records))
 	f.s.fetchHeld.Add(int64(n))
+}
+
+// countRecords returns the number of records that whole batches say they hold.
+func countRecords(b []byte) (n int) {
+	for len(b) >= record.HeaderBytes {
+		batch := record.Batch(b)
+		n += int(batch.Count())
+		size := batch.Size()
+		if size < record.HeaderBytes || size > int64(len(b)) {
+			break
+		}
+		b = b[size:]
+	}
+	return n
 }
 
 // release implements buffersResponse.

@@ -42,6 +42,7 @@ func (s *Server) apiTable() map[int16]*api {
 		{key: 37, min: 0, max: 3, handle: handleCreatePartitions},
 		{key: 44, min: 0, max: 1, handle: handleIncrementalAlterConfigs},
 		{key: 60, min: 0, max: 2, handle: handleDescribeCluster},
+		{key: 61, min: 0, max: 0, handle: handleDescribeProducers},
 	}, s.coordinatorAPIs()...)
 	m := make(map[int16]*api, len(rows))
 	for i := range rows {

@@ -1,10 +1,13 @@
 package broker
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay/broker/replica"
 )
 
 // metrics is what the server counts. Names begin with outrelay_broker_.
@@ -12,11 +15,12 @@ type metrics struct {
 	reg        prometheus.Registerer
 	collectors []prometheus.Collector
 
-	producedBytes, producedRecords, fetchedBytes prometheus.Counter
-	acceptErrors, panics, throttled              prometheus.Counter
-	refused                                      *prometheus.CounterVec
-	latency                                      *prometheus.HistogramVec
-	latencyByKey                                 [128]prometheus.Observer // nil for keys that are not served
+	producedBytes, producedRecords  prometheus.Counter
+	fetchedBytes, fetchedRecords    prometheus.Counter
+	acceptErrors, panics, throttled prometheus.Counter
+	refused                         *prometheus.CounterVec
+	latency                         *prometheus.HistogramVec
+	latencyByKey                    [128]prometheus.Observer // nil for keys that are not served
 }
 
 func newMetrics(s *Server) *metrics {
@@ -32,6 +36,7 @@ func newMetrics(s *Server) *metrics {
 	m.producedBytes = counter("produced_bytes_total", "Bytes of record batches that entered the log.")
 	m.producedRecords = counter("produced_records_total", "Records that entered the log.")
 	m.fetchedBytes = counter("fetched_bytes_total", "Bytes of record batches sent to clients.")
+	m.fetchedRecords = counter("fetched_records_total", "Records sent to clients, as their batches count them.")
 	m.acceptErrors = counter("accept_errors_total", "Connections that the system could not hand over.")
 	m.panics = counter("panics_total", "Requests whose handler failed by a bug.")
 	m.throttled = counter("produce_throttled_total", "Produce requests that waited for memory before they were read.")
@@ -46,7 +51,9 @@ func newMetrics(s *Server) *metrics {
 	m.register(m.latency)
 	gauge("connections", "Open client connections.", func() float64 { return float64(s.conns.count()) })
 	gauge("partitions", "Partitions open on this node.", func() float64 { return float64(s.partitionCount()) })
-	gauge("log_bytes", "Bytes of all partitions on this node.", func() float64 { return float64(s.logBytes()) })
+	gauge("fetch_sessions", "Fetch sessions held for clients.", func() float64 { return float64(s.sessions.count()) })
+	gauge("answer_bytes", "Bytes of records in answers that are being sent.", func() float64 { return float64(s.fetchHeld.Load()) })
+	m.register(&topicCollector{s: s})
 	gauge("oldest_open_transaction_seconds", "Age of the oldest open transaction: how long readers have waited behind it.", func() float64 {
 		if t, ok := s.OldestOpenTransaction(); ok {
 			return t.Age.Seconds()
@@ -97,12 +104,9 @@ type OpenTransaction struct {
 func (s *Server) OldestOpenTransaction() (oldest OpenTransaction, ok bool) {
 	now := s.clock.Now()
 	s.eachPartition(func(p *partition) {
-		for _, t := range p.OpenTxns() {
-			age := now.Sub(time.UnixMilli(t.Since))
-			if !ok || age > oldest.Age {
-				oldest = OpenTransaction{Topic: p.topic, Partition: p.index, ProducerID: t.ProducerID, FirstOffset: t.FirstOffset, Age: age}
-				ok = true
-			}
+		if t, age, open := p.oldestTxn(now); open && (!ok || age > oldest.Age) {
+			oldest = OpenTransaction{Topic: p.topic, Partition: p.index, ProducerID: t.ProducerID, FirstOffset: t.FirstOffset, Age: age}
+			ok = true
 		}
 	})
 	return oldest, ok
@@ -113,9 +117,55 @@ func (s *Server) partitionCount() (n int) {
 	return n
 }
 
-func (s *Server) logBytes() (n int64) {
-	s.eachPartition(func(p *partition) { n += p.Size() })
-	return n
+// topicCollector reports each topic's size, and the partitions whose readers have waited behind an open transaction for a while.
+type topicCollector struct{ s *Server }
+
+// openTransactionShown is the age from which an open transaction is reported: shorter ones are ordinary, and would be noise.
+const openTransactionShown = time.Second
+
+func topicDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("outrelay_broker_"+name, help, labels, nil)
+}
+
+func (c *topicCollector) descs() (size, open *prometheus.Desc) {
+	return topicDesc("log_bytes", "Bytes of a topic's partitions on this node.", "topic"),
+		topicDesc("open_transaction_seconds", "Age of the oldest open transaction of a partition: how long its readers wait behind it. From 1 s on.", "topic", "partition")
+}
+
+// Describe implements prometheus.Collector.
+func (c *topicCollector) Describe(ch chan<- *prometheus.Desc) {
+	size, open := c.descs()
+	ch <- size
+	ch <- open
+}
+
+// Collect implements prometheus.Collector.
+func (c *topicCollector) Collect(ch chan<- prometheus.Metric) {
+	size, open := c.descs()
+	now := c.s.clock.Now()
+	for name, t := range c.s.topics.set().byName {
+		var bytes int64
+		for _, p := range t.partitions {
+			if p == nil {
+				continue
+			}
+			bytes += p.Size()
+			if _, age, ok := p.oldestTxn(now); ok && age >= openTransactionShown {
+				ch <- prometheus.MustNewConstMetric(open, prometheus.GaugeValue, age.Seconds(), name, strconv.Itoa(int(p.index)))
+			}
+		}
+		ch <- prometheus.MustNewConstMetric(size, prometheus.GaugeValue, float64(bytes), name)
+	}
+}
+
+// oldestTxn returns the transaction that has been open for longest in a partition, and its age.
+func (p *partition) oldestTxn(now time.Time) (oldest replica.OpenTxn, age time.Duration, ok bool) {
+	for _, t := range p.OpenTxns() {
+		if a := now.Sub(time.UnixMilli(t.Since)); !ok || a > age {
+			oldest, age, ok = t, a, true
+		}
+	}
+	return oldest, age, ok
 }
 
 func (s *Server) eachPartition(fn func(*partition)) {
