@@ -155,7 +155,7 @@ func (s *Source) freeSlot(ctx context.Context, pg *pgconn.PgConn) (*slot, error)
 		if err != nil {
 			return nil, s.classify("pg_stat_activity", err)
 		}
-		if len(holder) == 1 && s.o.Owner != "" && holder[0][0] == s.applicationName() && ended != sl.ActivePID {
+		if len(holder) == 1 && s.o.Owner() != "" && holder[0][0] == s.applicationName() && ended != sl.ActivePID {
 			s.log.Warn("ending the connection of a fenced relay", "slot", s.o.Slot, "pid", sl.ActivePID, "address", holder[0][1])
 			if _, err := queryRow(ctx, pg, fmt.Sprintf("SELECT pg_terminate_backend(%d)", sl.ActivePID)); err != nil {
 				return nil, s.classify("pg_terminate_backend", err)

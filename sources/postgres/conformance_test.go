@@ -14,7 +14,7 @@ import (
 	"github.com/outrelay/outrelay/sources/sourcetest"
 )
 
-var shared testenv.Shared
+var shared = testenv.Shared{Options: testenv.PostgresOptions{NoFsync: true, Config: map[string]string{"max_prepared_transactions": "5"}}}
 
 func TestConformance(t *testing.T) {
 	t.Parallel()

@@ -66,8 +66,8 @@ func (s *Source) connect(ctx context.Context) (*pgconn.PgConn, error) {
 
 func (s *Source) applicationName() string {
 	name := "outrelay " + string(s.o.Name)
-	if s.o.Owner != "" {
-		name += " " + s.o.Owner
+	if owner := s.o.Owner(); owner != "" {
+		name += " " + owner
 	}
 	return name[:min(len(name), 63)]
 }

@@ -366,10 +366,10 @@ func TestOpen_passwordReadAgain(t *testing.T) {
 func TestOpen_slotActive(t *testing.T) {
 	t.Parallel()
 	d := newDB(t)
-	s, pos := d.outbox(t, func(o *postgres.Options) { o.Owner = "log1" })
+	s, pos := d.outbox(t, func(o *postgres.Options) { o.Owner = func() string { return "log1" } })
 	first, err := s.Open(ctxOf(t), pos)
 	must(t, err)
-	stranger := d.source(t, sourcetest.Options{Name: "shop", Tables: []string{"public.outbox"}}, func(o *postgres.Options) { o.Owner = "log2" })
+	stranger := d.source(t, sourcetest.Options{Name: "shop", Tables: []string{"public.outbox"}}, func(o *postgres.Options) { o.Owner = func() string { return "log2" } })
 	_, err = stranger.Open(ctxOf(t), pos)
 	wantError(t, err, outrelay.ErrTransient, "slot-active", "held by pid", "outrelay source steal shop")
 	pos = d.publish(t, first, "still here")

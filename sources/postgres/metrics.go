@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"errors"
 	"maps"
 	"sync"
 
@@ -36,12 +37,27 @@ func newMetrics(name outrelay.SourceID, r prometheus.Registerer) (*metrics, erro
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.events, m.bytes, m.txns, m.ignored} {
-		if err := r.Register(c); err != nil {
-			return nil, err
+	var err error
+	m.events, err = register(r, m.events, err)
+	m.bytes, err = register(r, m.bytes, err)
+	m.txns, err = register(r, m.txns, err)
+	m.ignored, err = register(r, m.ignored, err)
+	return m, err
+}
+
+// register registers c, or returns the same metric that an earlier Source of the same name has registered: they count together.
+func register[C prometheus.Collector](r prometheus.Registerer, c C, before error) (C, error) {
+	if before != nil {
+		return c, before
+	}
+	err := r.Register(c)
+	var there prometheus.AlreadyRegisteredError
+	if errors.As(err, &there) {
+		if old, ok := there.ExistingCollector.(C); ok {
+			return old, nil
 		}
 	}
-	return m, nil
+	return c, err
 }
 
 // ignore counts one change that is no event and reports whether it is the first of its kind.

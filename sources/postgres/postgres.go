@@ -34,9 +34,10 @@ type Options struct {
 	// Tables are the outbox tables as schema.table; a name without a schema is in public. Names are taken exactly as written, without
 	// folding case; a part that holds a dot is put in double quotes. Schema.Table of the events is the string given here.
 	Tables []string
-	// Owner names the log that the caller publishes into. An older connection of the same source and owner that still holds the slot
-	// belongs to a relay that the caller has fenced, so Open ends it. "" leaves every other connection alone.
-	Owner string
+	// Owner names the log that the caller publishes into, by its cluster id; it is asked at every connect. An older connection of the
+	// same source and owner that still holds the slot belongs to a relay that the caller has fenced, so Open ends it. nil or "" leaves
+	// every other connection alone.
+	Owner func() string
 
 	MaxPartBytes      int           // a transaction's events beyond this are yielded in parts; 0 means 4 MiB
 	MaxRowBytes       int           // a row beyond this halts; 0 means 128 MiB
@@ -107,6 +108,9 @@ func (s *Source) defaults() error {
 		}
 		seen[t.key()] = true
 		s.tables = append(s.tables, t)
+	}
+	if o.Owner == nil {
+		o.Owner = func() string { return "" }
 	}
 	setDefault(&o.MaxPartBytes, 4<<20)
 	setDefault(&o.MaxRowBytes, 128<<20)

@@ -127,7 +127,7 @@ func (st *stream) keepalive(walEnd LSN, reply bool) error {
 	return nil
 }
 
-// vanished is the halt for a transaction of which a part was published and which the server does not send again.
+// vanished (R6) is the halt for a transaction of which a part was published and which the server does not send again.
 func (st *stream) vanished(seen LSN) error {
 	return st.src.lost("transaction-vanished", fmt.Sprintf("the transaction that commits at %s was published in part (%d events), and the server does not send it again",
 		st.place.Commit, st.place.Done), st.place, seen, nil)

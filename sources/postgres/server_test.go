@@ -193,7 +193,7 @@ func TestStream_partitioned(t *testing.T) {
 // TestStream_prepared: a prepared transaction comes when it is committed, not when it is prepared (C38).
 func TestStream_prepared(t *testing.T) {
 	t.Parallel()
-	d := newDBOn(t, testenv.StartPostgres(t, testenv.PostgresOptions{NoFsync: true, Config: map[string]string{"max_prepared_transactions": "5"}}))
+	d := newDB(t)
 	s, pos := d.outbox(t, func(*postgres.Options) {})
 	st, err := s.Open(ctxOf(t), pos)
 	must(t, err)

@@ -18,7 +18,7 @@ import (
 	"github.com/outrelay/outrelay/sources/postgres/pgoutput"
 )
 
-// Open keeps sources.Source. It checks who the server is, that the slot holds everything after the position, and that the
+// Open keeps sources.Source, and R6: a position that does not fit halts. It checks who the server is, that the slot holds everything after the position, and that the
 // publication leaves nothing out, before it asks for the stream.
 func (s *Source) Open(ctx context.Context, after outrelay.Position) (sources.Stream, error) {
 	at, err := ParsePlace(after)
@@ -229,7 +229,7 @@ func (st *stream) Confirm(_ context.Context, p outrelay.Position) error {
 	case p.Source != st.src.o.Name, place.System != st.at.System, place.Timeline > st.at.Timeline:
 		return st.src.fail(outrelay.ErrDataHalt, "confirm-foreign", "position "+p.Token+" is not of this stream", "", nil)
 	case uint64(place.LSN) > st.delivered.Load():
-		// PostgreSQL accepts a confirmation beyond what it sent, and then skips up to there.
+		// R6: PostgreSQL accepts a confirmation beyond what it sent, and then skips up to there.
 		return st.src.fail(outrelay.ErrDataHalt, "confirm-ahead", fmt.Sprintf("position %s was never yielded by this stream", place), "", nil)
 	}
 	for {
