@@ -205,6 +205,52 @@ func (c *child) metrics(ctx context.Context) (metrics, error) {
 	return parseMetrics(body), nil
 }
 
+// A page of metrics costs the child about a millisecond: while a count is far from its end it is asked for rarely.
+const (
+	countEveryMax = 250 * time.Millisecond
+	countEveryMin = 15 * time.Millisecond
+)
+
+// sample is a count at a time.
+type sample struct {
+	at time.Time
+	n  float64
+}
+
+// awaitCount waits until a counter has reached want, and returns what it saw: from the last sample before the counter moved on. It looks more often the nearer
+// the end is.
+func (c *child) awaitCount(ctx context.Context, name, labels string, want float64) ([]sample, error) {
+	var seen []sample
+	wait := countEveryMin
+	for {
+		select {
+		case err := <-c.done:
+			c.done <- err
+			return seen, fmt.Errorf("%s ended: %w", c.name, err)
+		case <-ctx.Done():
+			return seen, fmt.Errorf("%s: %s did not reach %s: %w", c.name, name, num(want), ctx.Err())
+		case <-time.After(wait):
+		}
+		m, err := c.metrics(ctx)
+		if err != nil {
+			continue // the next answer will do
+		}
+		now := sample{time.Now(), m.sum(name, labels)}
+		if now.n == 0 && len(seen) > 0 {
+			seen = seen[:0]
+		}
+		seen = append(seen, now)
+		if now.n >= want {
+			return seen, nil
+		}
+		wait = countEveryMin
+		if first := seen[0]; now.n > first.n {
+			left := time.Duration((want - now.n) / (now.n - first.n) * float64(now.at.Sub(first.at)))
+			wait = min(max(left/2, countEveryMin), countEveryMax)
+		}
+	}
+}
+
 // metrics are the samples of a Prometheus page by their full name, labels included.
 type metrics map[string]float64
 
@@ -252,6 +298,7 @@ func get(ctx context.Context, addr, path string) ([]byte, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
+	req.Header.Set("Accept-Encoding", "identity") // a compressed page costs the child as much again
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, 0, err

@@ -231,7 +231,10 @@ func (b *relayBacklog) outrelay(ctx context.Context, name string, verify bool) (
 	defer c.kill()
 	w.await(ctx)
 	done := make(chan error, 1)
-	go func() { done <- b.awaitEvents(ctx, c) }()
+	go func() {
+		_, err := c.awaitCount(ctx, "outrelay_relay_events_total", `"shop"`, float64(b.rows))
+		done <- err
+	}()
 	err = w.sample(ctx, done)
 	ended := time.Now()
 	if err != nil {
@@ -251,23 +254,6 @@ func (b *relayBacklog) result(began time.Time, w *walsender, ended time.Time, ow
 		perSec: float64(b.rows) / ended.Sub(w.began).Seconds(), total: float64(b.rows) / ended.Sub(began).Seconds(),
 		ownCPU: own.Seconds(), serverCPU: w.cpu.Seconds(),
 	}
-}
-
-// awaitEvents waits until the relay has committed the whole backlog to the log.
-func (b *relayBacklog) awaitEvents(ctx context.Context, c *child) error {
-	return every(ctx, 20*time.Millisecond, func() (bool, error) {
-		select {
-		case err := <-c.done:
-			c.done <- err
-			return false, fmt.Errorf("ended: %w", err)
-		default:
-		}
-		m, err := c.metrics(ctx)
-		if err != nil {
-			return false, nil //nolint:nilerr // the next answer will do
-		}
-		return m.sum("outrelay_relay_events_total", `"shop"`) >= float64(b.rows), nil
-	})
 }
 
 // verify reads the whole topic at read_committed and counts.
