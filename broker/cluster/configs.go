@@ -62,6 +62,8 @@ const (
 	noMax     = float64(math.MaxInt64)
 	maxInt    = float64(math.MaxInt32)
 	batchHead = 61
+	// messageMax leaves room for an entry's own fields below replica.Options.EntryBytesMax.
+	messageMax = 32<<20 - 1<<10
 )
 
 // ConfigDefs returns every topic config that may be set, by name. The caller owns the slice.
@@ -85,7 +87,7 @@ func ConfigDefs() []ConfigDef {
 		},
 		long(DeleteRetentionMs, day, 0, noMax, "How long a tombstone or transaction marker outlives the compaction that first saw it, so that readers meet it."),
 		long(MaxCompactionLag, math.MaxInt64, 1, noMax, "A record is compacted at the latest so long after it was written."),
-		integer(MaxMessageBytes, 1_048_588, batchHead, 100<<20, "The largest record batch, as sent."),
+		integer(MaxMessageBytes, 1_048_588, batchHead, messageMax, "The largest record batch, as sent."),
 		{
 			Name: TimestampType, Type: ConfigString, Default: "CreateTime", Served: true, oneOf: []string{"CreateTime", "LogAppendTime"},
 			Doc: "Whether a record keeps its producer's timestamp or gets the leader's.",

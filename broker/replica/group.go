@@ -98,8 +98,9 @@ const (
 	heartbeatTicks = 2
 	// Unapplied entries are handed out by so many bytes at a time: what a restart holds in memory while it applies again.
 	applyBytesMax = 4 << 20
-	// Uncommitted bytes of one group beyond which proposals are refused.
-	uncommittedBytesMax = 32 << 20
+	// Uncommitted bytes of one group beyond which proposals are refused. A last resort, like Options.InFlightBytes: a batch refused between
+	// two of its producer's makes the later one out of sequence.
+	uncommittedBytesMax = 256 << 20
 )
 
 func newGroup(id GroupID, replicaID uint64, log *raftLog, applied, appliedTerm uint64, sm StateMachine, lg raft.Logger) (*group, error) {

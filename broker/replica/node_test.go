@@ -329,7 +329,9 @@ func TestNode_RemovalBesideCheckpointsAndHousekeeping(t *testing.T) {
 		id := replica.GroupID(i + 1)
 		p := replica.NewPartition(replica.PartitionOptions{
 			FS: mem, Dir: replica.PartitionDir("data/partitions", [16]byte{byte(i)}, 0, 1), Topic: fmt.Sprint("t", i),
-			Config: func() replica.TopicConfig { return replica.TopicConfig{Delete: true, Compact: true, RetentionBytes: 100, SegmentBytes: 1 << 10} },
+			Config: func() replica.TopicConfig {
+				return replica.TopicConfig{Delete: true, Compact: true, RetentionBytes: 100, SegmentBytes: 1 << 10}
+			},
 		})
 		must(t, n.AddGroup(id, p, replica.GroupConf{ReplicaID: 1, Voters: []uint64{1}}))
 		done := make(chan replica.ProduceResult, 20)

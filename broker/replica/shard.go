@@ -26,6 +26,9 @@ type shard struct {
 	groups map[GroupID]*group
 	active []*group // to pump in this round
 	fx     effects
+	// A round on the committer's goroutine may not submit: its writes wait here for the next round.
+	onCommitter bool
+	deferred    []*write
 }
 
 // event is one thing to do in a round. Exactly one of its kinds is set.
@@ -75,6 +78,30 @@ func (s *shard) push(ev event, inline bool) {
 	}
 }
 
+// deliver queues the news of a sync, on the committer's goroutine. When one proposal is all that the node has in flight, nobody waits for the
+// committer, and it drives the round itself: the answer then goes out without another goroutine being woken.
+func (s *shard) deliver(ev event) {
+	s.mu.Lock()
+	if s.busy || len(s.inbox) > 0 || s.n.o.Manual || s.n.proposals.Load() > 1 {
+		s.inbox = append(s.inbox, ev)
+		s.mu.Unlock()
+		s.signal()
+		return
+	}
+	s.busy = true
+	s.mu.Unlock()
+	s.onCommitter = true
+	s.round([]event{ev})
+	s.onCommitter = false
+	s.mu.Lock()
+	more := len(s.inbox) > 0 || len(s.deferred) > 0
+	s.busy = false
+	s.mu.Unlock()
+	if more {
+		s.signal()
+	}
+}
+
 func (s *shard) signal() {
 	select {
 	case s.wake <- struct{}{}:
@@ -106,12 +133,12 @@ func (s *shard) run(stop <-chan struct{}) {
 // again before leaving.
 func (s *shard) drive() bool {
 	s.mu.Lock()
-	if s.busy || len(s.inbox) == 0 {
+	if s.busy || len(s.inbox) == 0 && len(s.deferred) == 0 {
 		s.mu.Unlock()
 		return false
 	}
 	s.busy = true
-	for len(s.inbox) > 0 {
+	for len(s.inbox) > 0 || len(s.deferred) > 0 {
 		evs := s.take()
 		s.mu.Unlock()
 		s.round(evs)
@@ -123,11 +150,18 @@ func (s *shard) drive() bool {
 }
 
 func (s *shard) round(evs []event) {
+	if !s.onCommitter && len(s.deferred) > 0 {
+		s.fx.writes = append(s.fx.writes, s.deferred...)
+		s.deferred = nil
+		s.submit()
+	}
 	for i := range evs {
 		s.handle(&evs[i])
 	}
 	clear(evs)
-	s.spare = evs[:0]
+	if s.spare == nil {
+		s.spare = evs[:0]
+	}
 	for len(s.active) > 0 || len(s.fx.completions) > 0 {
 		s.advance()
 	}
@@ -247,6 +281,12 @@ func (s *shard) submit() {
 	if len(s.fx.writes) == 0 {
 		return
 	}
+	if s.onCommitter {
+		s.deferred = append(s.deferred, s.fx.writes...)
+		clear(s.fx.writes)
+		s.fx.writes = s.fx.writes[:0]
+		return
+	}
 	writes := append([]*write(nil), s.fx.writes...)
 	clear(s.fx.writes)
 	s.fx.writes = s.fx.writes[:0]
@@ -268,9 +308,13 @@ func (s *shard) submit() {
 		if err == nil {
 			ev.pos = append([]wal.Pos(nil), pos...)
 		}
-		s.push(ev, false)
+		var last wal.Pos
 		if len(ev.pos) > 0 {
-			s.n.synced(ev.pos[len(ev.pos)-1])
+			last = ev.pos[len(ev.pos)-1]
+		}
+		s.deliver(ev)
+		if last != (wal.Pos{}) {
+			s.n.synced(last) // only now: the shard knows of it, or will before whoever asks it next
 		}
 	}})
 }

@@ -82,7 +82,7 @@ type Options struct {
 	CheckpointEvery time.Duration // default 10 s; also whenever the write-ahead log starts a new file
 	MaintainEvery   time.Duration // how often partitions look at retention and compaction; default 30 s
 	Shards          int           // goroutines that own groups; default GOMAXPROCS, at most 8
-	InFlightBytes   int64         // proposals in flight over all groups; default 64 MiB
+	InFlightBytes   int64         // proposals in flight over all groups; default 256 MiB. Who accepts requests should stop before
 	EntryBytesMax   int           // largest payload of one entry; default 32 MiB
 
 	// Manual starts no goroutine: proposals wait until Pump or Step runs them, on the caller's goroutine. For simulations and
@@ -109,7 +109,7 @@ func (o Options) withDefaults() Options {
 		o.Shards = min(runtime.GOMAXPROCS(0), 8)
 	}
 	if o.InFlightBytes <= 0 {
-		o.InFlightBytes = 64 << 20
+		o.InFlightBytes = 256 << 20
 	}
 	if o.EntryBytesMax <= 0 {
 		o.EntryBytesMax = 32 << 20
