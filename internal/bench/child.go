@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,7 +59,7 @@ func (e *env) start(ctx context.Context, o childOptions) (*child, error) {
 	c.cmd = exec.Command(e.o.Binary, args...)
 	c.cmd.Env = append(os.Environ(), o.env...)
 	if e.o.Profile != "" && o.profile {
-		c.cmd.Env = append(c.cmd.Env, "OUTRELAY_CPUPROFILE="+filepath.Join(e.o.Profile, o.name+".pprof"))
+		c.cmd.Env = append(c.cmd.Env, "OUTRELAY_CPUPROFILE="+e.profileName(o.name))
 	}
 	if err := c.launch(); err != nil {
 		return nil, err
