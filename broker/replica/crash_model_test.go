@@ -40,6 +40,7 @@ type model struct {
 	st        modelState // after all items
 	serial    int
 	startSeen int64 // the largest log start offset anyone was told
+	compacted bool  // records have keys, and only the last one of each need be there
 }
 
 // modelState is what follows from a prefix of the items.
@@ -119,7 +120,11 @@ func (m *model) build(rnd *rand.Rand, pid int64, epoch int16, seq int32, txn boo
 	for range n {
 		m.serial++
 		v := fmt.Appendf(nil, "%d/%d:", m.group, m.serial)
-		b.Add(int64(m.serial), nil, append(v, bytes.Repeat([]byte{'x'}, rnd.IntN(200))...), nil)
+		var key []byte
+		if m.compacted {
+			key = []byte{'a' + byte(rnd.IntN(6))}
+		}
+		b.Add(int64(m.serial), key, append(v, bytes.Repeat([]byte{'x'}, rnd.IntN(200))...), nil)
 	}
 	return item{batch: b.Build(), n: int64(n), pid: pid, epoch: epoch, lastSeq: seq + int32(n) - 1, txn: txn}
 }
@@ -283,10 +288,12 @@ func (m *model) verify(p *replica.Partition) (held int, err error) {
 	if want := max(st.lso(), start); p.LastStable() != want {
 		return 0, fmt.Errorf("last stable offset %d, want %d", p.LastStable(), want)
 	}
-	if err := m.verifyBatches(p, held, start); err != nil {
-		return 0, err
+	if m.compacted {
+		err = m.verifyKeys(p, &st, held, start)
+	} else if err = m.verifyBatches(p, held, start); err == nil {
+		err = verifyAborted(p, &st, start)
 	}
-	if err := verifyAborted(p, &st, start); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	return held, verifyProducers(p, &st)
@@ -331,6 +338,65 @@ func (m *model) verifyBatches(p *replica.Partition, held int, start int64) error
 		}
 	}
 	return nil
+}
+
+// verifyKeys checks a compacted partition: what it holds was written there, and the last committed record of each key is there.
+func (m *model) verifyKeys(p *replica.Partition, st *modelState, held int, start int64) error {
+	want, last := map[int64]string{}, map[string]int64{}
+	for _, x := range m.items[:held] {
+		if x.n == 0 || x.marker {
+			continue
+		}
+		err := record.Records(x.batch, func(r record.Record) error {
+			at := x.base + int64(r.OffsetDelta)
+			want[at] = string(r.Key) + string(r.Value)
+			if at >= start && !(x.txn && st.undone(x.pid, at)) {
+				last[string(r.Key)] = at
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	all, err := readAll(p, start, false)
+	if err != nil {
+		return fmt.Errorf("read from %d: %w", start, err)
+	}
+	found := map[int64]bool{}
+	for b, err := range record.Split(all.Bytes) {
+		if err != nil {
+			return fmt.Errorf("read from %d: %w", start, err)
+		}
+		if b.Control() || b.Count() == 0 {
+			continue
+		}
+		err := record.Records(b, func(r record.Record) error {
+			at := b.BaseOffset() + int64(r.OffsetDelta)
+			if want[at] != string(r.Key)+string(r.Value) {
+				return fmt.Errorf("another record at offset %d", at)
+			}
+			found[at] = true
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for k, at := range last {
+		if !found[at] {
+			return fmt.Errorf("the last record of key %s, at offset %d, is gone; log start %d", k, at, start)
+		}
+	}
+	return nil
+}
+
+// undone reports whether the producer's record at an offset belongs to an aborted or open transaction.
+func (s *modelState) undone(pid, at int64) bool {
+	if first, open := s.open[pid]; open && at >= first {
+		return true
+	}
+	return slices.ContainsFunc(s.aborted, func(a segment.AbortedTxn) bool { return a.ProducerID == pid && at >= a.First && at <= a.Last })
 }
 
 func verifyAborted(p *replica.Partition, st *modelState, start int64) error {

@@ -55,7 +55,7 @@ func TestCrash_property(t *testing.T) {
 	t.Logf("%d crashes survived, seed %d", crashes.Load(), seed)
 }
 
-// world is one disk with one node and two partitions on it, and the models of what they must hold.
+// world is one disk with one node and three partitions on it (kept, with retention, compacted), and the models of what they must hold.
 type world struct {
 	t       *testing.T
 	rnd     *rand.Rand
@@ -73,7 +73,8 @@ type world struct {
 
 func newWorld(t *testing.T, rnd *rand.Rand, crashes *atomic.Int64, repeat string) *world {
 	w := &world{t: t, rnd: rnd, crashes: crashes, repeat: repeat, mem: vfs.NewMem(), clk: clock.NewFake(epoch)}
-	w.models = []*model{newModel(1), newModel(2)}
+	w.models = []*model{newModel(1), newModel(2), newModel(3)}
+	w.models[2].compacted = true
 	w.hook()
 	w.node, w.parts = w.open(w.mem)
 	return w
@@ -95,8 +96,11 @@ func (w *world) hook() {
 
 func (w *world) config(i int) replica.TopicConfig {
 	c := replica.TopicConfig{Delete: true, RetentionMs: -1, RetentionBytes: -1, SegmentBytes: 2 << 10, SegmentMs: 50_000}
-	if i == 1 {
+	switch i {
+	case 1:
 		c.RetentionBytes = 6 << 10
+	case 2:
+		c.Delete, c.Compact, c.DeleteRetentionMs = false, true, 30_000
 	}
 	return c
 }
