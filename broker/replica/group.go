@@ -17,8 +17,8 @@ import (
 // group is one raft group as a pure state machine: it is stepped with proposals, messages, ticks and the news that a write is durable,
 // and says in effects what is to be written, sent, applied and answered. It has no goroutine, clock or file of its own.
 //
-// G1: a write's responses are delivered only after it, and every write before it, is durable.
-// G2: entries are applied in index order, each once since the last Restore.
+// N3: a write's responses are delivered only after it, and every write before it, is durable.
+// N4: entries are applied in index order, each once since the last Restore.
 type group struct {
 	id        GroupID
 	replicaID uint64
@@ -228,7 +228,7 @@ func (g *group) append(m *pb.Message, fx *effects) {
 	for _, e := range m.GetEntries() {
 		kind := entryKind(e.GetType())
 		err := g.log.put(e.GetIndex(), slot{term: e.GetTerm(), ent: e, kind: kind})
-		invariant.Check(err == nil, "R1: group %d: %v", g.id, err)
+		invariant.Check(err == nil, "N1: group %d: %v", g.id, err)
 		w.records = append(w.records, wal.Record{Group: uint64(g.id), Kind: kind, Index: e.GetIndex(), Term: e.GetTerm(), Payload: e.Data})
 		g.match(e)
 	}
@@ -248,7 +248,7 @@ func (g *group) match(e *pb.Entry) {
 	if !g.leader || e.GetTerm() != g.term || len(e.Data) == 0 || e.GetType() != pb.EntryNormal {
 		return
 	}
-	invariant.Check(len(g.proposed) > 0 && len(g.proposed[0].data) == len(e.Data), "R2: group %d: entry %d of term %d is not the proposal that is due", g.id, e.GetIndex(), e.GetTerm())
+	invariant.Check(len(g.proposed) > 0 && len(g.proposed[0].data) == len(e.Data), "N2: group %d: entry %d of term %d is not the proposal that is due", g.id, e.GetIndex(), e.GetTerm())
 	p := g.proposed[0]
 	p.index, p.term = e.GetIndex(), e.GetTerm()
 	g.proposed[0] = proposal{}
@@ -258,7 +258,7 @@ func (g *group) match(e *pb.Entry) {
 
 // durable says that w stands in the write-ahead log, record by record at pos.
 func (g *group) durable(w *write, pos []wal.Pos, fx *effects) {
-	invariant.Check(len(g.appends) > 0 && g.appends[0] == w, "G1: group %d: writes became durable out of order", g.id)
+	invariant.Check(len(g.appends) > 0 && g.appends[0] == w, "N3: group %d: writes became durable out of order", g.id)
 	for i, r := range w.records {
 		if r.Kind != kindHardState && pos != nil {
 			g.log.located(r.Index, r.Term, pos[i])
@@ -291,7 +291,7 @@ func (g *group) apply(m *pb.Message, fx *effects) {
 	first := len(fx.completions)
 	for _, e := range m.GetEntries() {
 		i := e.GetIndex()
-		invariant.Check(i == g.applied+1, "G2: group %d: entry %d after %d", g.id, i, g.applied)
+		invariant.Check(i == g.applied+1, "N4: group %d: entry %d after %d", g.id, i, g.applied)
 		result := g.applyOne(e)
 		if f, ok := result.(Fatal); ok {
 			fx.completions = fx.completions[:first] // nothing of this round may be acknowledged

@@ -25,9 +25,8 @@ import (
 // Produce, Read and what describes the partition may be called concurrently, before AddGroup too (then with
 // NOT_LEADER_OR_FOLLOWER). What implements StateMachine is for the Node.
 //
-// L1: the batch at an offset never changes, and offsets follow each other without a gap.
-// L2: the high watermark is the applied end of the log; nothing at or above it is ever read.
-// L3: the last stable offset is the first offset of the oldest open transaction, or the high watermark.
+// It keeps L2 (offsets follow one another), L4 (decided at apply), L5 (once), L6 (the last stable offset) and L7 (nothing goes back) of
+// docs/invariants.md.
 type Partition struct {
 	o  PartitionOptions
 	in binding
@@ -150,7 +149,7 @@ func (p *Partition) append(e Entry, b record.Batch) (base int64, err error) {
 		return 0, fmt.Errorf("%s/%d at offset %d: %w", p.o.Topic, p.o.Index, base, err)
 	}
 	next := p.log.NextOffset()
-	invariant.Check(next == base+int64(b.LastOffsetDelta())+1, "L1: %s/%d: offset %d after a batch at %d of %d records", p.o.Topic, p.o.Index, next, base, b.LastOffsetDelta()+1)
+	invariant.Check(next == base+int64(b.LastOffsetDelta())+1, "L2: %s/%d: offset %d after a batch at %d of %d records", p.o.Topic, p.o.Index, next, base, b.LastOffsetDelta()+1)
 	return base, nil
 }
 

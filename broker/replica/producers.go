@@ -75,7 +75,7 @@ type openTxn struct {
 // producers is a partition's producer and transaction state: pure, moved only by applied entries. Its clock is the largest time that leaders
 // wrote into entries, so that every replica forgets a producer at the same entry.
 //
-// P1: open is sorted by first offset, and holds exactly the producers whose txnFirst is set.
+// N5: open is sorted by first offset, and holds exactly the producers whose txnFirst is set.
 type producers struct {
 	byID     map[int64]*producer
 	open     []openTxn

@@ -37,7 +37,7 @@ type slot struct {
 // raftLog is raft's Storage for one group: recent entries in memory, older ones in the write-ahead log by position.
 // It is owned by the group's shard.
 //
-// R1: slots are contiguous: slots[i] has index truncIndex+1+i.
+// N1: slots are contiguous: slots[i] has index truncIndex+1+i.
 type raftLog struct {
 	read       func(wal.Pos) (wal.Record, error)
 	truncIndex uint64 // the last entry that is not here any more
@@ -117,7 +117,7 @@ func (l *raftLog) truncate(index uint64) {
 	if index <= l.truncIndex {
 		return
 	}
-	invariant.Check(index <= l.last(), "R1: truncate to %d after entry %d", index, l.last())
+	invariant.Check(index <= l.last(), "N1: truncate to %d after entry %d", index, l.last())
 	n := index - l.truncIndex
 	l.truncTerm = l.slots[n-1].term
 	l.slots = append([]slot(nil), l.slots[n:]...) // a new array: the old one would keep the payloads
