@@ -15,6 +15,8 @@ type api struct {
 	handle func(s *Server, c *conn, req kmsg.Request) pending
 	// request makes the value that the body is decoded into; nil means kmsg's own.
 	request func() kmsg.Request
+
+	flexible int16 // the first version with flexible headers (KIP-482); max+1 when there is none. Set by apiTable.
 }
 
 // pending waits for the answer of a request that was started. It returns early when the connection's context ends; what it
@@ -46,7 +48,10 @@ func (s *Server) apiTable() map[int16]*api {
 	}, s.coordinatorAPIs()...)
 	m := make(map[int16]*api, len(rows))
 	for i := range rows {
-		m[rows[i].key] = &rows[i]
+		a := &rows[i]
+		for a.flexible = a.min; a.flexible <= a.max && !requestFlexible(a.key, a.flexible); a.flexible++ {
+		}
+		m[a.key] = a
 	}
 	return m
 }

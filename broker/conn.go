@@ -183,7 +183,7 @@ func (c *conn) start(a *api, h header, n int, granted int64) (call, error) {
 		}
 		return k, nil
 	}
-	k.flexible = requestFlexible(h.key, h.version)
+	k.flexible = h.version >= a.flexible
 	body, err = parseHeader(&h, body, k.flexible)
 	if err != nil {
 		return call{}, err

@@ -63,26 +63,40 @@ type frameReader struct {
 	s  *Server
 	nc net.Conn
 	br *bufio.Reader
+
+	until time.Time // the read deadline that is set
+}
+
+// deadline lets reads wait for about d from now. One that is nearly right already stays: setting it costs more than it is worth.
+func (f *frameReader) deadline(d time.Duration) {
+	t := time.Now().Add(d)
+	if off := t.Sub(f.until); off < 0 || off > d/16 {
+		f.until = t
+		_ = f.nc.SetReadDeadline(t)
+	}
 }
 
 // next waits for the start of a request and returns its size and first 8 bytes. busy says whether answers are still owed: then
 // the connection is not idle.
 func (f *frameReader) next(busy func() bool) (size int, h header, err error) {
 	for {
-		_ = f.nc.SetReadDeadline(time.Now().Add(f.s.opts.IdleTimeout))
+		f.deadline(f.s.opts.IdleTimeout)
 		_, err := f.br.Peek(1)
 		if err == nil {
 			break
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if busy() {
+				f.until = time.Time{}
 				continue
 			}
 			return 0, h, &frameError{reason: "idle"}
 		}
 		return 0, h, err
 	}
-	_ = f.nc.SetReadDeadline(time.Now().Add(f.s.opts.FrameTimeout))
+	if f.br.Buffered() < 4+frameBytesMin {
+		f.deadline(f.s.opts.FrameTimeout)
+	}
 	b, err := f.br.Peek(4)
 	if err != nil {
 		return 0, h, f.readError(err)
@@ -125,7 +139,9 @@ func (f *frameReader) body(n int, granted bool) ([]byte, error) {
 	if n == 0 {
 		return nil, nil
 	}
-	_ = f.nc.SetReadDeadline(time.Now().Add(f.s.opts.FrameTimeout))
+	if f.br.Buffered() < n {
+		f.deadline(f.s.opts.FrameTimeout)
+	}
 	if granted || n <= frameStepBytes {
 		b := f.s.bodies.get(n, granted)
 		_, err := io.ReadFull(f.br, b)

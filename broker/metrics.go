@@ -2,6 +2,7 @@ package broker
 
 import (
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,8 +13,7 @@ import (
 
 // metrics is what the server counts. Names begin with outrelay_broker_.
 type metrics struct {
-	reg        prometheus.Registerer
-	collectors []prometheus.Collector
+	reg *registrations
 
 	producedBytes, producedRecords  prometheus.Counter
 	fetchedBytes, fetchedRecords    prometheus.Counter
@@ -24,14 +24,14 @@ type metrics struct {
 }
 
 func newMetrics(s *Server) *metrics {
-	m := &metrics{reg: s.opts.Registerer}
+	m := &metrics{reg: &registrations{to: s.opts.Registerer}}
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_broker_" + name, Help: help})
-		m.register(c)
+		m.reg.MustRegister(c)
 		return c
 	}
 	gauge := func(name, help string, fn func() float64) {
-		m.register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "outrelay_broker_" + name, Help: help}, fn))
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "outrelay_broker_" + name, Help: help}, fn))
 	}
 	m.producedBytes = counter("produced_bytes_total", "Bytes of record batches that entered the log.")
 	m.producedRecords = counter("produced_records_total", "Records that entered the log.")
@@ -47,13 +47,13 @@ func newMetrics(s *Server) *metrics {
 		Name: "outrelay_broker_request_seconds", Help: "From a request being read to its answer being sent, by API.",
 		Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30},
 	}, []string{"api"})
-	m.register(m.refused)
-	m.register(m.latency)
+	m.reg.MustRegister(m.refused)
+	m.reg.MustRegister(m.latency)
 	gauge("connections", "Open client connections.", func() float64 { return float64(s.conns.count()) })
 	gauge("partitions", "Partitions open on this node.", func() float64 { return float64(s.partitionCount()) })
 	gauge("fetch_sessions", "Fetch sessions held for clients.", func() float64 { return float64(s.sessions.count()) })
 	gauge("answer_bytes", "Bytes of records in answers that are being sent.", func() float64 { return float64(s.fetchHeld.Load()) })
-	m.register(&topicCollector{s: s})
+	m.reg.MustRegister(&topicCollector{s: s})
 	gauge("oldest_open_transaction_seconds", "Age of the oldest open transaction: how long readers have waited behind it.", func() float64 {
 		if t, ok := s.OldestOpenTransaction(); ok {
 			return t.Age.Seconds()
@@ -61,19 +61,6 @@ func newMetrics(s *Server) *metrics {
 		return 0
 	})
 	return m
-}
-
-// register keeps a collector that two servers of one process share under one name to the first of them.
-func (m *metrics) register(c prometheus.Collector) {
-	if m.reg.Register(c) == nil {
-		m.collectors = append(m.collectors, c)
-	}
-}
-
-func (m *metrics) unregister() {
-	for _, c := range m.collectors {
-		m.reg.Unregister(c)
-	}
 }
 
 // serve makes the histograms of the APIs that are served, so that a request finds its own without a lookup.
@@ -176,4 +163,43 @@ func (s *Server) eachPartition(fn func(*partition)) {
 			}
 		}
 	}
+}
+
+// registrations passes collectors on and takes them back when the server closes, so that one process can open a server again. A collector
+// whose name is taken, by another server of the process, is left out.
+type registrations struct {
+	to         prometheus.Registerer
+	mu         sync.Mutex // guards collectors
+	collectors []prometheus.Collector
+}
+
+// Register implements prometheus.Registerer.
+func (r *registrations) Register(c prometheus.Collector) error {
+	if err := r.to.Register(c); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.collectors = append(r.collectors, c)
+	return nil
+}
+
+// MustRegister implements prometheus.Registerer. It does not panic.
+func (r *registrations) MustRegister(cs ...prometheus.Collector) {
+	for _, c := range cs {
+		_ = r.Register(c)
+	}
+}
+
+// Unregister implements prometheus.Registerer.
+func (r *registrations) Unregister(c prometheus.Collector) bool { return r.to.Unregister(c) }
+
+// close takes back everything.
+func (r *registrations) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.collectors {
+		r.to.Unregister(c)
+	}
+	r.collectors = nil
 }

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/clock"
 	"github.com/outrelay/outrelay/internal/vfs"
 )
@@ -65,7 +65,7 @@ type Options struct {
 // withDefaults returns o with every zero field replaced, or an error wrapping outrelay.ErrConfig when two of them contradict.
 func (o Options) withDefaults() (Options, error) {
 	if o.DataDir == "" {
-		return o, errors.New("broker: Options.DataDir is empty")
+		return o, fmt.Errorf("broker: Options.DataDir is empty: %w", outrelay.ErrConfig)
 	}
 	def(&o.NodeID, 1)
 	def(&o.InternalAddr, "outrelay.internal:9092")
@@ -93,17 +93,17 @@ func (o Options) withDefaults() (Options, error) {
 		o.Registerer = prometheus.NewRegistry()
 	}
 	if _, _, err := splitAddr(o.InternalAddr); err != nil {
-		return o, fmt.Errorf("broker: Options.InternalAddr: %w", err)
+		return o, fmt.Errorf("broker: Options.InternalAddr: %w: %w", outrelay.ErrConfig, err)
 	}
 	ls := make([]Listener, len(o.Listeners))
 	for i, l := range o.Listeners {
 		def(&l.Name, "client")
 		if _, _, err := splitAddr(l.Addr); err != nil {
-			return o, fmt.Errorf("broker: listener %s: address %q: %w", l.Name, l.Addr, err)
+			return o, fmt.Errorf("broker: listener %s: address %q: %w: %w", l.Name, l.Addr, outrelay.ErrConfig, err)
 		}
 		if l.Advertised != "" {
 			if _, _, err := splitAddr(l.Advertised); err != nil {
-				return o, fmt.Errorf("broker: listener %s: advertised address %q: %w", l.Name, l.Advertised, err)
+				return o, fmt.Errorf("broker: listener %s: advertised address %q: %w: %w", l.Name, l.Advertised, outrelay.ErrConfig, err)
 			}
 		}
 		ls[i] = l

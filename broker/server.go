@@ -14,10 +14,14 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/broker/cluster"
 	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/broker/replica"
+	"github.com/outrelay/outrelay/broker/segment"
+	"github.com/outrelay/outrelay/broker/wal"
 	"github.com/outrelay/outrelay/internal/clock"
+	"github.com/outrelay/outrelay/internal/vfs"
 )
 
 // ErrClosed: the server is closed, or was never opened.
@@ -101,11 +105,11 @@ const inFlightSpareBytes = 32 << 20
 func (s *Server) openStorage(ctx context.Context) error {
 	node, err := replica.Open(replica.Options{
 		FS: s.opts.FS, Dir: s.opts.DataDir, NodeID: s.opts.NodeID, Clock: s.clock,
-		Logger: s.log, Registerer: s.opts.Registerer, CheckpointEvery: s.opts.CheckpointEvery,
+		Logger: s.log, Registerer: s.metrics.reg, CheckpointEvery: s.opts.CheckpointEvery,
 		InFlightBytes: s.opts.MemoryBytes + inFlightSpareBytes,
 	})
 	if err != nil {
-		return err
+		return s.storageError(err)
 	}
 	s.node = node
 	node.OnFatal(func(err error) { s.cancel(fmt.Errorf("broker: storage cannot go on: %w", err)) })
@@ -126,10 +130,28 @@ func (s *Server) openStorage(ctx context.Context) error {
 	}
 	s.machine.OnChange(func(*cluster.State) { s.topics.changed() })
 	if err := s.syncTopics(); err != nil {
-		return err
+		return s.storageError(err)
 	}
 	s.goRun(s.followTopics)
 	return nil
+}
+
+// storageError says what to do about a data directory that does not open.
+func (s *Server) storageError(err error) error {
+	e := &outrelay.Error{Place: "data directory " + s.opts.DataDir, Err: err}
+	switch {
+	case errors.Is(err, vfs.ErrLocked):
+		e.Class, e.Code, e.Fix = outrelay.ErrEnvironment, "data-locked", "stop the other process, or give this one a directory of its own (--data)"
+	case errors.Is(err, replica.ErrIdentity):
+		e.Class, e.Code, e.Fix = outrelay.ErrConfig, "data-identity", "start it with the node id it was made with, or choose another directory (--data)"
+	case errors.Is(err, replica.ErrVersion):
+		e.Class, e.Code, e.Fix = outrelay.ErrEnvironment, "data-version", "run the version that wrote it, or a newer one"
+	case errors.Is(err, replica.ErrCorrupt), errors.Is(err, wal.ErrCorrupt), errors.Is(err, segment.ErrCorrupt):
+		e.Class, e.Code, e.Fix = outrelay.ErrDataHalt, "data-corrupt", "nothing was deleted; restore the directory from a backup, or move it away to start empty"
+	default:
+		return err
+	}
+	return e
 }
 
 // registerNode says in group 0 where this node is reached, when that is not what stands there.
@@ -179,7 +201,7 @@ func (s *Server) Close() error {
 			s.closeErr = s.node.Close()
 		}
 		if s.metrics != nil {
-			s.metrics.unregister()
+			s.metrics.reg.close()
 		}
 	})
 	return s.closeErr
