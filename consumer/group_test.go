@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/consumer"
+	"github.com/outrelay/outrelay/internal/kafka"
 	"github.com/outrelay/outrelay/internal/testenv"
 	"github.com/outrelay/outrelay/sinks"
 	"github.com/outrelay/outrelay/sinks/postgres"
@@ -28,7 +31,7 @@ var shared testenv.Shared
 
 // env is a log and a sink database, with what was produced.
 type env struct {
-	t     *testing.T
+	t     testing.TB
 	log   *kfake.Cluster
 	pg    *testenv.Postgres
 	db    string
@@ -38,9 +41,11 @@ type env struct {
 	sent  int // records in committed transactions
 }
 
-func newEnv(t *testing.T, partitions int32, opts ...kfake.Opt) *env {
+func newEnv(t testing.TB, partitions int32, opts ...kfake.Opt) *env {
 	t.Helper()
-	t.Parallel()
+	if p, ok := t.(*testing.T); ok {
+		p.Parallel()
+	}
 	pg := shared.Get(t)
 	e := &env{t: t, pg: pg, db: pg.NewDatabase(t)}
 	e.dsn = pg.DSN(e.db)
@@ -137,7 +142,7 @@ func (e *env) options() consumer.Options {
 }
 
 // logTo writes to the test's log, until the test is over.
-type logTo struct{ t *testing.T }
+type logTo struct{ t testing.TB }
 
 func (l logTo) Write(b []byte) (int, error) {
 	if l.t.Context().Err() == nil {
@@ -553,17 +558,23 @@ type gate struct {
 	sinks.OffsetStore
 	waiting, open chan struct{}
 	once          sync.Once
+	over          <-chan struct{} // the test's end, so that a failure is not a hang
 	results       chan error
 }
 
 func (s *gate) Apply(ctx context.Context, b sinks.Batch) error {
 	hold := false
-	s.once.Do(func() { hold = true })
-	if !hold || len(b.Records) == 0 {
+	if len(b.Records) > 0 {
+		s.once.Do(func() { hold = true })
+	}
+	if !hold {
 		return s.OffsetStore.Apply(ctx, b)
 	}
 	close(s.waiting)
-	<-s.open
+	select {
+	case <-s.open:
+	case <-s.over:
+	}
 	err := s.OffsetStore.Apply(context.WithoutCancel(ctx), b) // a stopped process does not know that time has passed
 	s.results <- err
 	return err
@@ -576,7 +587,7 @@ func TestGroup_zombie(t *testing.T) {
 	for range 10 {
 		e.put(0, "a")
 	}
-	held := &gate{waiting: make(chan struct{}), open: make(chan struct{}), results: make(chan error, 1)}
+	held := &gate{waiting: make(chan struct{}), open: make(chan struct{}), results: make(chan error, 1), over: t.Context().Done()}
 	a := e.options()
 	a.StopTimeout = time.Minute
 	a.Sink = func(ctx context.Context) (sinks.OffsetStore, error) {
@@ -584,8 +595,6 @@ func TestGroup_zombie(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		// The row is there already, so that the first batch is one of records.
-		_ = s.Reset(ctx, "g", partitionOf(e, 0), 0)
 		held.OffsetStore = s
 		return held, nil
 	}
@@ -714,5 +723,107 @@ func TestRun_endsWithWhatWaitingDoesNotMend(t *testing.T) {
 	}
 	if err := g.Run(t.Context()); !errors.Is(err, outrelay.ErrConfig) || n != 3 {
 		t.Fatalf("%v after %d attempts", err, n)
+	}
+}
+
+// freezer is a network that can stand still, as it does for a process that is stopped.
+type freezer struct {
+	mu     sync.Mutex
+	frozen chan struct{} // closed when it moves again; nil while it moves
+}
+
+func (f *freezer) freeze() { f.mu.Lock(); f.frozen = make(chan struct{}); f.mu.Unlock() }
+func (f *freezer) thaw()   { f.mu.Lock(); close(f.frozen); f.frozen = nil; f.mu.Unlock() }
+
+func (f *freezer) wait() {
+	f.mu.Lock()
+	c := f.frozen
+	f.mu.Unlock()
+	if c != nil {
+		<-c
+	}
+}
+
+func (f *freezer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	f.wait()
+	c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return frozenConn{c, f}, nil
+}
+
+type frozenConn struct {
+	net.Conn
+	f *freezer
+}
+
+func (c frozenConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.f.wait()
+	return n, err
+}
+
+func (c frozenConn) Write(b []byte) (int, error) { c.f.wait(); return c.Conn.Write(b) }
+
+// counting counts claims.
+type counting struct {
+	sinks.OffsetStore
+	claims *atomic.Int64
+}
+
+func (s counting) Claim(ctx context.Context, group string, p sinks.Partition) (sinks.Claim, error) {
+	s.claims.Add(1)
+	return s.OffsetStore.Claim(ctx, group, p)
+}
+
+// C15 with Kafka's group in the play: a member stands still for longer than its session, another takes over, the first moves again.
+// Its batch is refused, and it never claims a partition that is no longer its own.
+func TestGroup_stoppedMember(t *testing.T) {
+	e := newEnv(t, 1)
+	for range 10 {
+		e.put(0, "a")
+	}
+	var claims atomic.Int64
+	network := &freezer{}
+	held := &gate{waiting: make(chan struct{}), open: make(chan struct{}), results: make(chan error, 1), over: t.Context().Done()}
+	a := e.options()
+	a.SessionTimeout = time.Second
+	a.Client = append(a.Client, kgo.Dialer(network.dial))
+	a.Sink = func(ctx context.Context) (sinks.OffsetStore, error) {
+		s, err := postgres.Open(ctx, e.sinkOptions())
+		held.OffsetStore = s
+		return counting{held, &claims}, err
+	}
+	ga, _ := e.start(a)
+	<-held.waiting
+	network.freeze()
+	e.eventually("its session is over", func() bool {
+		d, err := e.admin.DescribeGroups(t.Context(), "g")
+		return err == nil && len(d["g"].Members) == 0
+	})
+	gb, _ := e.start(e.options())
+	e.eventually("the other member has done the work", func() bool { return e.effects() == 10 })
+	close(held.open)
+	if err := <-held.results; !errors.Is(err, outrelay.ErrFenced) {
+		t.Fatalf("the stopped member's batch: %v, want ErrFenced", err)
+	}
+	if n := claims.Load(); n != 1 {
+		t.Fatalf("%d claims while it was no member, want the first alone", n)
+	}
+	network.thaw()
+	for range 5 {
+		e.put(0, "b")
+	}
+	e.drained(ga, gb)
+}
+
+// The names of headers stand in two packages, since sinks know nothing of Kafka clients.
+func TestHeaderNames(t *testing.T) {
+	t.Parallel()
+	for _, n := range [][2]string{{sinks.HeaderID, kafka.HeaderID}, {sinks.HeaderType, kafka.HeaderType}, {sinks.HeaderCommittedAt, kafka.HeaderCommittedAt}} {
+		if n[0] != n[1] {
+			t.Errorf("%q and %q", n[0], n[1])
+		}
 	}
 }
