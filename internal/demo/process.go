@@ -163,6 +163,9 @@ func (c *Process) Running() bool { return len(c.done) == 0 }
 // Signal sends a signal, as SIGSTOP and SIGCONT.
 func (c *Process) Signal(sig syscall.Signal) error { return c.cmd.Process.Signal(sig) }
 
+// Pid returns the process id of the last start.
+func (c *Process) Pid() int { return c.cmd.Process.Pid }
+
 // Restarts returns how often outrelay was killed or died.
 func (c *Process) Restarts() int { return int(c.restarts.Load()) }
 

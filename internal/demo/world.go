@@ -124,7 +124,7 @@ func (w *World) Drain(ctx context.Context) error {
 	t := time.NewTicker(50 * time.Millisecond)
 	defer t.Stop()
 	for {
-		committed, applied, err := w.Counts(ctx)
+		committed, applied, err := w.Counts(context.WithoutCancel(ctx))
 		if err != nil {
 			return err
 		}

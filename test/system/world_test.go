@@ -1,0 +1,202 @@
+// Package system_test runs the real binary between real databases, crashes what can crash, and counts from outside: each committed event once in the
+// log, once in the sink, in the order of its key (E1–E5).
+package system_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/outrelay/outrelay/internal/demo"
+	"github.com/outrelay/outrelay/internal/testenv"
+)
+
+// shared is the server of the tests that do not crash it. Slots are names of the whole server, so each world has its own.
+var shared = &testenv.Shared{Options: testenv.PostgresOptions{Config: map[string]string{"track_commit_timestamp": "on", "max_connections": "200",
+	"max_replication_slots": "64", "max_wal_senders": "64"}}}
+
+// soak reports whether the long forms are asked for.
+func soak() bool { return os.Getenv("OUTRELAY_SOAK") != "" }
+
+// seed is printed by a test that draws numbers, and repeats it when set in the environment.
+func seed(t *testing.T) *rand.Rand {
+	t.Helper()
+	s := uint64(time.Now().UnixNano())
+	if v, err := strconv.ParseUint(os.Getenv("OUTRELAY_SEED"), 10, 64); err == nil {
+		s = v
+	}
+	t.Logf("to repeat: OUTRELAY_SEED=%d go test -run '^%s$' ./test/system", s, t.Name())
+	return rand.New(rand.NewPCG(s, 1))
+}
+
+var (
+	builds sync.Mutex
+	built  = map[string]string{}
+)
+
+// binary returns outrelay's path: what make built, or one built now.
+func binary(t *testing.T, failpoints bool) string {
+	t.Helper()
+	env, tags := "OUTRELAY_BIN", ""
+	if failpoints {
+		env, tags = "OUTRELAY_BIN_FAILPOINTS", "failpoints"
+	}
+	if b := os.Getenv(env); b != "" {
+		return b
+	}
+	builds.Lock()
+	defer builds.Unlock()
+	if b := built[env]; b != "" {
+		return b
+	}
+	b := filepath.Join(os.TempDir(), fmt.Sprintf("outrelay-test-%d-%s", os.Getpid(), tags))
+	if out, err := exec.Command("go", "build", "-tags", tags, "-o", b, "github.com/outrelay/outrelay/cmd/outrelay").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	built[env] = b
+	return b
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, b := range built {
+		_ = os.Remove(b) // a temporary file
+	}
+	os.Exit(code)
+}
+
+type world struct {
+	*demo.World
+	t  *testing.T
+	pg *testenv.Postgres
+	db string // of the shop
+}
+
+type worldOptions struct {
+	pg         *testenv.Postgres // nil: the shared one
+	failpoints bool
+	edit       func(config string) string
+	proxy      func(dsn string) string // replaces the warehouse's connection string as outrelay sees it
+}
+
+// newWorld returns a shop, a warehouse and an outrelay that does not run yet.
+func newWorld(t *testing.T, o worldOptions) *world {
+	t.Helper()
+	pg := o.pg
+	if pg == nil {
+		pg = shared.Get(t)
+	}
+	db := pg.NewDatabase(t)
+	shop, warehouse := pg.DSN(db), pg.DSN(pg.NewDatabase(t))
+	name := "w_" + db
+	config := strings.Replace(demo.ConfigText, "    outbox:", "    slot: "+name+"\n    publication: "+name+"\n    outbox:", 1)
+	if o.edit != nil {
+		config = o.edit(config)
+	}
+	w := &world{t: t, pg: pg, db: db, World: &demo.World{Dir: t.TempDir(), Shop: shop, Warehouse: warehouse, Config: config, Say: t.Logf}}
+	if err := w.SetUp(t.Context(), binary(t, o.failpoints)); err != nil {
+		t.Fatal(err)
+	}
+	if o.proxy != nil {
+		w.Process.Env = []string{"SHOP_DSN=" + shop, "WAREHOUSE_DSN=" + o.proxy(warehouse)}
+	}
+	t.Cleanup(func() {
+		w.Process.Close()
+		if t.Failed() {
+			t.Logf("the end of outrelay's log:\n%s", w.Process.Tail())
+		}
+	})
+	return w
+}
+
+func (w *world) start(env ...string) {
+	w.t.Helper()
+	if _, err := w.Process.Start(w.t.Context(), env...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// edit replaces the configuration; it holds from the next start on.
+func (w *world) edit(config string) {
+	w.t.Helper()
+	w.Config = config
+	if err := os.WriteFile(filepath.Join(w.Dir, "outrelay.yaml"), []byte(config), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) load(rate int) *demo.Load {
+	w.t.Helper()
+	l, err := demo.StartLoad(w.t.Context(), w.Shop, rate)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return l
+}
+
+func (w *world) stopLoad(l *demo.Load) {
+	w.t.Helper()
+	if err := l.Stop(); err != nil {
+		w.t.Fatalf("load: %v", err)
+	}
+}
+
+// await waits until ok, asking often.
+func await(t *testing.T, what string, max time.Duration, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), max)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not after %s", what, max)
+		case <-tick.C:
+		}
+	}
+}
+
+// applied waits until the warehouse holds n events more than it does now.
+func (w *world) appliedMore(n int64, max time.Duration) {
+	w.t.Helper()
+	_, before, err := w.Counts(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	await(w.t, fmt.Sprintf("%d more events applied", n), max, func() bool {
+		_, now, err := w.Counts(w.t.Context())
+		return err == nil && now >= before+n
+	})
+}
+
+// verify drains, counts from outside, and fails unless everything is zero and something was done.
+func (w *world) verify() demo.Result {
+	w.t.Helper()
+	r := w.count()
+	if !r.Clean() {
+		w.t.Fatalf("not clean: %+v", r)
+	}
+	w.t.Logf("committed %d, in log %d, applied %d, restarts %d: clean", r.Committed, r.InLog, r.Applied, r.Restarts)
+	return r
+}
+
+func (w *world) count() demo.Result {
+	w.t.Helper()
+	if err := w.Drain(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	r, err := w.Count(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
