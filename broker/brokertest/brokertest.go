@@ -4,6 +4,7 @@ package brokertest
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"testing"
@@ -41,6 +42,7 @@ func New(t testing.TB, opts ...Option) *Node {
 	n := &Node{t: t, seed: rand.Uint64(), opts: broker.Options{
 		DataDir:   "data",
 		Listeners: []broker.Listener{{Name: "client", Addr: "127.0.0.1:0"}},
+		Logger:    slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}}
 	for _, o := range opts {
 		o(&n.opts)
