@@ -156,9 +156,12 @@ const flushBytes = 64 << 10
 
 // run sends the batch as one pipeline and reads its outcome.
 func (c *conn) run(ctx context.Context, b *sinks.Batch) error {
+	failpoint.Hit("C16")
+	if err := ctx.Err(); err != nil {
+		return err // nothing was sent, so there is no doubt
+	}
 	p := c.pg.StartPipeline(ctx)
 	defer func() { _ = p.Close() }()
-	failpoint.Hit("C16")
 	err := c.send(p, b)
 	if err != nil {
 		// Nothing that ends in COMMIT has left us: send does not flush it before the last step.
