@@ -64,3 +64,13 @@ func (s *Server) BudgetFree() bool {
 	s.budget.Release(s.opts.MemoryBytes)
 	return true
 }
+
+// DecodeProduce decodes a Produce request and forgets it.
+func DecodeProduce(version int16, frame []byte) error {
+	h := header{version: version}
+	body, err := parseHeader(&h, frame, version >= produceFlexible)
+	if err != nil {
+		return err
+	}
+	return (&produceRequest{version: version}).ReadFrom(body)
+}

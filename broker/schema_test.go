@@ -174,3 +174,20 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// The hot path allocates by request and partition, never by record.
+func TestProduceDecoder_allocatesNothingPerRecord(t *testing.T) {
+	decode := func(values ...string) float64 {
+		req := produceRequest("t", 0, plainBatch(values...))
+		frame := append(headerTail(req, 9), req.AppendTo(nil)...)
+		return testing.AllocsPerRun(100, func() {
+			if err := broker.DecodeProduce(9, frame); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	one, many := decode("v"), decode(make([]string, 10_000)...)
+	if one != many || one > 10 {
+		t.Errorf("%v allocations for one record, %v for 10,000", one, many)
+	}
+}
