@@ -12,7 +12,7 @@ import (
 )
 
 // fetcher reads the partitions of one group from where their claims say, by a client of its own that is in no group: what is fetched, and
-// from which offset, follows from the sink alone. One goroutine polls and changes positions, so that no record from before
+// from which offset, follows from the sink alone (S1). One goroutine polls and changes positions, so that no record from before
 // a seek can arrive after it.
 type fetcher struct {
 	cl  *kgo.Client

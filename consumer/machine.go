@@ -23,7 +23,7 @@ import (
 //	                  └─ another log, another topic ─┴─ outside of the log ─▶ halted (looked at again now and then)
 //
 // The member check before the claim keeps a zombie from fencing the rightful owner; the one after it keeps a member that lost
-// the partition meanwhile from starting to fetch. Neither is needed for correctness: the claim is (I-offsets).
+// the partition meanwhile from starting to fetch. Neither is needed for correctness: the claim is (S2, S3).
 type machine struct {
 	conf machineConf
 	rnd  *rand.Rand // jitter
@@ -385,7 +385,7 @@ func (m *machine) onApplied(ev event) action {
 			m.attempts--
 			return m.retry(StatePaused, err)
 		}
-		return m.recheck() // the new claim says which
+		return m.recheck() // S4: the new claim says which
 	case errors.Is(err, outrelay.ErrFenced):
 		m.fenced++
 		return m.retry(StateClaiming, err) // what is pending stays good if the next claim is within it

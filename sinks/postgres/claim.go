@@ -14,7 +14,7 @@ import (
 )
 
 // claimSQL takes a partition's row, or makes it, unless a row of another log or topic id stands under the same group and topic name.
-// It is one statement, so a claim is made or not made; the row lock makes it wait for an older owner's open transaction, so what it
+// It is one statement (S2), so a claim is made or not made; the row lock makes it wait for an older owner's open transaction, so what it
 // returns is final.
 const claimSQL = `with other as (
 	select log_id, topic_id::text as topic_id, partition, next_offset from %[1]s

@@ -276,7 +276,7 @@ func closeConn(pg *pgconn.PgConn) {
 	_ = pg.Close(ctx)
 }
 
-// moveSQL is the last statement of every batch. Where the claim no longer holds, or the offset is not what we believe, no row
+// moveSQL is the last statement of every batch (S3). Where the claim no longer holds, or the offset is not what we believe, no row
 // matches, the count is zero and the division raises: the server then skips everything up to the Sync, the COMMIT with it.
 func (s *Sink) moveSQL() string {
 	guard := "and epoch = $6 and next_offset = $7"

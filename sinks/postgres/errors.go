@@ -40,9 +40,10 @@ func kindOf(e *pgconn.PgError) (k kind, broken bool) {
 	case "25P02": // follows from an error before it
 		return kindTransient, false
 	}
-	switch e.Code[:2] {
-	case "08", "53", "57", "58", "XX": // connection, resources, operator, system, internal
-		return kindTransient, e.Code[:2] == "08"
+	for _, class := range []string{"08", "53", "57", "58", "XX"} { // connection, resources, operator, system, internal
+		if strings.HasPrefix(e.Code, class) {
+			return kindTransient, class == "08"
+		}
 	}
 	return kindRecord, false
 }
