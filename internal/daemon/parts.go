@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/config"
 	"github.com/outrelay/outrelay/consumer"
@@ -133,14 +131,10 @@ func (d *Daemon) startGroup(g *run.Group, ko kafka.Options, instance, logID, nam
 	if err != nil {
 		return err
 	}
-	client := []kgo.Opt{kgo.SeedBrokers(ko.Seeds...), kgo.ClientID(ko.ClientID)}
-	if ko.Dialer != nil {
-		client = append(client, kgo.Dialer(ko.Dialer))
-	}
 	cg, err := consumer.New(consumer.Options{
 		Name: name, Topics: gc.Topics, Start: consumer.Start{Latest: gc.Start.Latest, Time: gc.Start.At},
 		Sink:  func(ctx context.Context) (sinks.OffsetStore, error) { return sinkpg.Open(ctx, so) },
-		LogID: logID, Client: client, InstanceID: instance,
+		LogID: logID, Client: kafka.ClientOpts(ko), InstanceID: instance,
 		BatchRecords: gc.Batch.Records, BatchBytes: int(gc.Batch.Bytes),
 		Logger: d.log.With("part", "consumer", "group", name), Registerer: d.registry,
 	})

@@ -59,6 +59,15 @@ func NewClient(o Options, extra ...kgo.Opt) (*kgo.Client, error) {
 	if len(o.Seeds) == 0 {
 		return nil, &outrelay.Error{Class: outrelay.ErrConfig, Code: "no-seeds", Cause: "no address of a broker", Fix: "set log.kafka"}
 	}
+	cl, err := kgo.NewClient(append(ClientOpts(o), extra...)...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka client: %w: %w", outrelay.ErrConfig, err)
+	}
+	return cl, nil
+}
+
+// ClientOpts returns our defaults, for those who make the client themselves.
+func ClientOpts(o Options) []kgo.Opt {
 	if o.ClientID == "" {
 		o.ClientID = "outrelay"
 	}
@@ -76,6 +85,7 @@ func NewClient(o Options, extra ...kgo.Opt) (*kgo.Client, error) {
 		kgo.RetryTimeout(o.RequestTimeout),
 		kgo.RetryBackoffFn(func(tries int) time.Duration { return retries.Delay(tries-1, nil) }),
 		kgo.DisableClientMetrics(),
+		kgo.AlwaysRetryEOF(), // a broker that is killed while a connection waits for its first answer comes back
 	}
 	if o.Dialer != nil {
 		opts = append(opts, kgo.Dialer(o.Dialer))
@@ -89,11 +99,7 @@ func NewClient(o Options, extra ...kgo.Opt) (*kgo.Client, error) {
 	if o.Logger != nil {
 		opts = append(opts, kgo.WithLogger(&logger{l: o.Logger}))
 	}
-	cl, err := kgo.NewClient(append(opts, extra...)...)
-	if err != nil {
-		return nil, fmt.Errorf("kafka client: %w: %w", outrelay.ErrConfig, err)
-	}
-	return cl, nil
+	return opts
 }
 
 // logger sends kgo's log lines to slog. kgo says at Info what we hold for Debug.

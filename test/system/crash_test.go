@@ -83,10 +83,10 @@ func TestCrash_C14(t *testing.T) { killAt(t, "C14", 6, 60) }
 func TestCrash_brokerAfterApply(t *testing.T) { killAt(t, "replica.afterApply", 5, 400) }
 
 func TestCrash_brokerBeforeCheckpointRename(t *testing.T) {
-	killAt(t, "replica.beforeCheckpointRename", 2, 1)
+	killAt(t, "replica.beforeCheckpointRename", 1, 2)
 }
 
-func TestCrash_brokerAfterCheckpoint(t *testing.T) { killAt(t, "replica.afterCheckpoint", 2, 1) }
+func TestCrash_brokerAfterCheckpoint(t *testing.T) { killAt(t, "replica.afterCheckpoint", 1, 2) }
 
 // C4: PostgreSQL crashes right after positions were confirmed: its slot goes back, and what it sends again is dropped.
 func TestCrash_C4(t *testing.T) {
