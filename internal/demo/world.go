@@ -142,6 +142,7 @@ func (w *World) Drain(ctx context.Context) error {
 
 // Count runs `outrelay audit` as anybody would, and compares the totals besides.
 func (w *World) Count(ctx context.Context) (Result, error) {
+	w.Process.noteMemory()
 	r := Result{Restarts: w.Process.Restarts(), SlowestBackMS: time.Duration(w.Process.slowest.Load()).Milliseconds(), RSSBytesHighest: w.Process.rss.Load()}
 	report, err := w.audit(ctx)
 	if err != nil {
