@@ -51,6 +51,22 @@ func TestGroup_recreatedTopicHalts(t *testing.T) {
 	if n := e.effects(); n != 2 {
 		t.Fatalf("%d effects, want the 2 of the old topic", n)
 	}
+	// The way out, while the group runs: its client must forget the old topic.
+	store, err := postgres.Open(t.Context(), e.sinkOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	rows, err := store.Offsets(t.Context(), "g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		if err := store.Reset(t.Context(), "g", r.Partition, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.eventually("the new topic is applied", func() bool { return e.effects() == 2+5 })
 }
 
 func TestGroup_deletedLogHalts(t *testing.T) {

@@ -20,12 +20,13 @@ type fetcher struct {
 
 	mu     sync.Mutex // guards what follows
 	queues map[outrelay.TopicPartition]*queue
-	todo   []func()           // for the polling goroutine
-	wake   context.CancelFunc // ends the poll that is under way
+	ids    map[string][16]byte // of topics, at their last seek: the client knows them by these
+	todo   []func()            // for the polling goroutine
+	wake   context.CancelFunc  // ends the poll that is under way
 }
 
 func newFetcher(cl *kgo.Client, log *slog.Logger) *fetcher {
-	return &fetcher{cl: cl, log: log, queues: map[outrelay.TopicPartition]*queue{}}
+	return &fetcher{cl: cl, log: log, queues: map[outrelay.TopicPartition]*queue{}, ids: map[string][16]byte{}}
 }
 
 // run polls until ctx ends.
@@ -82,7 +83,14 @@ func (f *fetcher) seek(ctx context.Context, tp outrelay.TopicPartition, q *queue
 	f.do(func() {
 		f.mu.Lock()
 		f.queues[tp] = q
+		old, known := f.ids[tp.Topic]
+		f.ids[tp.Topic] = topicID
 		f.mu.Unlock()
+		if known && old != topicID {
+			// The topic was deleted and created again. The client would ask for the old one for ever; the topic's other partitions are claimed again
+			// too, and come here one by one.
+			f.cl.PurgeTopicsFromConsuming(tp.Topic)
+		}
 		f.cl.RemoveConsumePartitions(map[string][]int32{tp.Topic: {tp.Partition}})
 		f.cl.ResumeFetchPartitions(map[string][]int32{tp.Topic: {tp.Partition}})
 		q.reset(offset, topicID)

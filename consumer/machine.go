@@ -335,7 +335,7 @@ func (m *machine) run() action {
 	}
 	if m.next == m.fetched {
 		m.phase = phaseRunning
-		m.state = StateRunning
+		m.state, m.err = StateRunning, nil // a halt that was mended is no longer to be read in status
 		return action{kind: actIdle}
 	}
 	m.inflight = m.batch()

@@ -21,13 +21,13 @@ const (
 // PartitionStatus is the state of one partition that this process is assigned.
 type PartitionStatus struct {
 	outrelay.TopicPartition
-	State       State
-	Epoch       int64 // of our claim
-	NextOffset  int64 // in the sink; -1 before the first claim
-	LogEnd      int64 // last stable offset, as last seen
-	LagRecords  int64
-	LagSeconds  float64
-	LastError   string
-	BlockedAt   int64 // offset of the failing record when blocked, else -1
-	LastApplied time.Time
+	State       State     `json:"state"`
+	Epoch       int64     `json:"epoch"`          // of our claim
+	NextOffset  int64     `json:"next_offset"`    // in the sink; -1 before the first claim
+	LogEnd      int64     `json:"log_end_offset"` // last stable offset, as last seen
+	LagRecords  int64     `json:"lag_records"`
+	LagSeconds  float64   `json:"lag_seconds"`
+	LastError   string    `json:"last_error,omitempty"`
+	BlockedAt   int64     `json:"blocked_at"` // offset of the failing record when blocked, else -1
+	LastApplied time.Time `json:"last_applied,omitzero"`
 }
