@@ -45,8 +45,9 @@ func (o Options) withDefaults() (Options, error) {
 
 // env is one run: its working directory and what it has to say.
 type env struct {
-	o   Options
-	dir string
+	o     Options
+	dir   string
+	began usage
 }
 
 // open makes the working directory; the caller closes it.
@@ -59,7 +60,7 @@ func open(o Options) (*env, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &env{o: o, dir: dir}, nil
+	return &env{o: o, dir: dir, began: readUsage()}, nil
 }
 
 func (e *env) close() {

@@ -170,25 +170,6 @@ func (c *child) status(key string) int64 {
 	return kb << 10
 }
 
-// ticksPerSecond is USER_HZ, which is 100 on every Linux that Go runs on.
-const ticksPerSecond = 100
-
-// cpuOf returns the processor time that a process has used, its threads included, not its children.
-func cpuOf(pid int) time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, ok := strings.Cut(string(b), ") ")
-	f := strings.Fields(rest)
-	if !ok || len(f) < 13 {
-		return 0
-	}
-	user, _ := strconv.ParseInt(f[11], 10, 64)
-	system, _ := strconv.ParseInt(f[12], 10, 64)
-	return time.Duration(user+system) * time.Second / ticksPerSecond
-}
-
 // cpu returns the processor time that the process has used.
 func (c *child) cpu() time.Duration { return cpuOf(c.cmd.Process.Pid) }
 

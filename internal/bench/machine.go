@@ -21,6 +21,7 @@ type Machine struct {
 	Go       string  `json:"go"`
 	Postgres string  `json:"postgres,omitempty"`
 	Disk     Disk    `json:"disk"`
+	Others   float64 `json:"others"` // share of all cores that processes outside of the run took meanwhile
 }
 
 // Disk is what one fdatasync of 1 KiB after the other takes in a file that is already written, as a recycled WAL file is.
@@ -40,6 +41,7 @@ func (m Machine) rows() [][2]string {
 		{"CPU", fmt.Sprintf("%s, %d cores, shared by everything that was measured, the load included", m.CPU, m.Cores)},
 		{"memory", fmt.Sprintf("%.0f GiB", m.MemoryGB)},
 		{"disk", fmt.Sprintf("fdatasync of 1 KiB: p50 %.2f ms, p99 %.2f ms, %s a second one after the other", m.Disk.P50MS, m.Disk.P99MS, num(m.Disk.PerSec))},
+		{"other processes", fmt.Sprintf("took %.0f %% of the cores while this was measured", 100*m.Others)},
 		{"kernel", m.Kernel}, {"Go", m.Go},
 	}
 	if m.Postgres != "" {
@@ -50,8 +52,11 @@ func (m Machine) rows() [][2]string {
 
 // Line is the machine in one line.
 func (m Machine) Line() string {
-	return fmt.Sprintf("%s, %d cores, %.0f GiB, fdatasync p50 %.2f ms, Linux %s, %s, PostgreSQL %s",
-		m.CPU, m.Cores, m.MemoryGB, m.Disk.P50MS, m.Kernel, m.Go, m.Postgres)
+	s := fmt.Sprintf("%s, %d cores, %.0f GiB, fdatasync p50 %.2f ms, Linux %s, %s", m.CPU, m.Cores, m.MemoryGB, m.Disk.P50MS, m.Kernel, m.Go)
+	if m.Postgres != "" {
+		s += ", PostgreSQL " + m.Postgres
+	}
+	return s + fmt.Sprintf("; other processes took %.0f %% of the cores", 100*m.Others)
 }
 
 // diskFileBytes is large enough that the writes do not fall on one page.

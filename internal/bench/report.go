@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -165,12 +166,14 @@ func markdownRow(b *strings.Builder, cells []string) {
 
 // finish fills in what all reports have and writes the page.
 func (e *env) finish(r *Report, began time.Time, pg string) (*Report, error) {
+	others := e.began.others(readUsage(), runtime.NumCPU())
 	r.Date, r.Version, r.Commit = time.Now(), e.o.Version, e.o.Commit
 	r.Took = time.Since(began).Round(time.Second).String()
 	var err error
 	if r.Machine, err = describeMachine(e.dir, pg); err != nil {
 		return nil, err
 	}
+	r.Machine.Others = others
 	if e.o.Out == "" {
 		return r, nil
 	}
