@@ -93,6 +93,9 @@ func ParseIndex(value []byte) (IndexRecord, error) {
 		return IndexRecord{}, fmt.Errorf("index record: %w: %w", outrelay.ErrDataHalt, err)
 	}
 	p, err := j.record()
+	if err == nil && p.Intent != "" {
+		err = fmt.Errorf("no position: %w", outrelay.ErrDataHalt)
+	}
 	if err != nil {
 		return IndexRecord{}, fmt.Errorf("index record: %w", err)
 	}

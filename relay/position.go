@@ -27,6 +27,10 @@ type PositionRecord struct {
 	CommittedAt time.Time
 	Events      int64 // since the source's first position
 	InTxn       bool  // the position lies inside a source transaction
+
+	// Intent, where it is not empty, is what sources.Source.PrepareInit returned: the source is being initialised and has no position yet. Of
+	// the other fields Position.Source alone is set.
+	Intent string
 }
 
 // Append appends the record's value to b.
@@ -39,6 +43,10 @@ func (p PositionRecord) appendOpen(b []byte) []byte {
 	b = strconv.AppendInt(b, recordVersion, 10)
 	b = append(b, `,"source":`...)
 	b = appendJSONString(b, []byte(p.Position.Source))
+	if p.Intent != "" {
+		b = append(b, `,"initialising":true,"intent":`...)
+		return append(b, p.Intent...)
+	}
 	b = append(b, `,"place":`...)
 	b = appendJSONString(b, []byte(p.Place))
 	if !p.CommittedAt.IsZero() {
@@ -55,21 +63,26 @@ func (p PositionRecord) appendOpen(b []byte) []byte {
 }
 
 type positionJSON struct {
-	V           int             `json:"v"`
-	Source      string          `json:"source"`
-	Place       string          `json:"place"`
-	CommittedAt time.Time       `json:"committed_at"`
-	Events      int64           `json:"events"`
-	InTxn       bool            `json:"in_txn"`
-	Position    json.RawMessage `json:"position"`
+	V            int             `json:"v"`
+	Source       string          `json:"source"`
+	Initialising bool            `json:"initialising"`
+	Intent       json.RawMessage `json:"intent"`
+	Place        string          `json:"place"`
+	CommittedAt  time.Time       `json:"committed_at"`
+	Events       int64           `json:"events"`
+	InTxn        bool            `json:"in_txn"`
+	Position     json.RawMessage `json:"position"`
 }
 
 func (j positionJSON) record() (PositionRecord, error) {
 	if j.V > recordVersion {
 		return PositionRecord{}, fmt.Errorf("format version %d, this outrelay reads up to %d: %w: run the newer release", j.V, recordVersion, outrelay.ErrEnvironment)
 	}
-	if j.V < 1 || j.Source == "" || len(j.Position) == 0 {
+	if j.V < 1 || j.Source == "" || (len(j.Position) == 0) != j.Initialising || (len(j.Intent) == 0) == j.Initialising {
 		return PositionRecord{}, fmt.Errorf("no version, source or position: %w", outrelay.ErrDataHalt)
+	}
+	if j.Initialising {
+		return PositionRecord{Position: outrelay.Position{Source: outrelay.SourceID(j.Source)}, Intent: string(j.Intent)}, nil
 	}
 	return PositionRecord{
 		Position: outrelay.Position{Source: outrelay.SourceID(j.Source), Token: string(j.Position)},
@@ -95,7 +108,8 @@ func PositionPartition(s outrelay.SourceID) int32 {
 	return kafka.PartitionOf([]byte(s), kafka.PositionsPartitions)
 }
 
-// ReadPosition returns the last committed position of a source; ok is false when it has none. It waits while an open transaction of
+// ReadPosition returns the last committed position of a source; ok is false when it has none, and p.Intent then says whether it is being
+// initialised. It waits while an open transaction of
 // another source holds readers below the partition's high watermark. It fails with kafka.ErrNoTopic when the log has no positions at all.
 func ReadPosition(ctx context.Context, cl *kgo.Client, s outrelay.SourceID) (p PositionRecord, ok bool, err error) {
 	part := PositionPartition(s)
@@ -110,10 +124,10 @@ func ReadPosition(ctx context.Context, cl *kgo.Client, s outrelay.SourceID) (p P
 	if err != nil {
 		return p, false, fmt.Errorf("%s/%d offset %d: %w", kafka.PositionsTopic, part, rec.Offset, err)
 	}
-	return p, true, nil
+	return p, p.Intent == "", nil
 }
 
-// ReadPositions returns the last committed position of every source that the log knows.
+// ReadPositions returns the last committed position of every source that has one.
 func ReadPositions(ctx context.Context, cl *kgo.Client) (map[outrelay.SourceID]PositionRecord, error) {
 	out := map[outrelay.SourceID]PositionRecord{}
 	hws, err := kafka.HighWatermarks(ctx, cl, kafka.PositionsTopic)
@@ -133,7 +147,9 @@ func ReadPositions(ctx context.Context, cl *kgo.Client) (map[outrelay.SourceID]P
 			if err != nil {
 				return nil, fmt.Errorf("%s/%d offset %d: %w", kafka.PositionsTopic, part, rec.Offset, err)
 			}
-			out[p.Position.Source] = p
+			if p.Intent == "" {
+				out[p.Position.Source] = p
+			}
 		}
 	}
 	return out, nil

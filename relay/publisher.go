@@ -118,6 +118,7 @@ func (p *publisher) openAndRead(ctx context.Context, long bool) (found bool, err
 	if err != nil {
 		return false, err
 	}
+	p.s.intent = pos.Intent
 	if found {
 		p.s.pos = pos
 	}
@@ -343,6 +344,26 @@ func (p *publisher) produceControl(ctx context.Context, pos PositionRecord) {
 	for i := range p.control {
 		p.cl.Produce(ctx, &p.control[i], p.promise)
 	}
+}
+
+// publishControl writes a record of the positions topic alone, in a transaction of its own: an intent, or nil, which withdraws one.
+func (p *publisher) publishControl(ctx context.Context, value []byte) error {
+	ctx, stop := graceful(ctx, p.o.TxnTimeout)
+	defer stop()
+	if err := p.begin(ctx, &gather{last: true}); err != nil {
+		return err
+	}
+	rec := &kgo.Record{Topic: kafka.PositionsTopic, Partition: PositionPartition(p.o.Source), Timestamp: p.o.Clock.Now(), Key: []byte(p.o.Source), Value: value}
+	p.cl.Produce(ctx, rec, p.promise)
+	if err := p.flush(ctx); err != nil {
+		return err
+	}
+	if err := p.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		return kafka.Wrap(err, "commit a transaction of source "+string(p.o.Source))
+	}
+	p.inTxn = false
+	p.s.r.set(func(st *Status) { st.OpenTxn = nil })
+	return nil
 }
 
 func (p *publisher) commit(ctx context.Context, pos PositionRecord, g *gather) error {

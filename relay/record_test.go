@@ -26,6 +26,14 @@ func TestPositionRecord_IsAsItWasWrittenDown(t *testing.T) {
 	if got, err := relay.ParsePosition([]byte(want)); err != nil || got != p {
 		t.Errorf("parsed %+v, %v", got, err)
 	}
+	began := relay.PositionRecord{Position: outrelay.Position{Source: "shop"}, Intent: `{"slot":"x"}`}
+	const wantBegan = `{"v":1,"source":"shop","initialising":true,"intent":{"slot":"x"}}`
+	if got := string(began.Append(nil)); got != wantBegan {
+		t.Errorf("got  %s\nwant %s", got, wantBegan)
+	}
+	if got, err := relay.ParsePosition([]byte(wantBegan)); err != nil || got != began {
+		t.Errorf("parsed %+v, %v", got, err)
+	}
 	if got := relay.PositionPartition("shop"); got != kafka.PartitionOf([]byte("shop"), 16) {
 		t.Errorf("partition %d", got)
 	}
@@ -89,11 +97,13 @@ func TestRecords_RefuseWhatTheyCannotRead(t *testing.T) {
 		value string
 		class error
 	}{
-		"empty":         {"", outrelay.ErrDataHalt},
-		"no JSON":       {"{", outrelay.ErrDataHalt},
-		"no version":    {`{"source":"shop","position":1}`, outrelay.ErrDataHalt},
-		"no position":   {`{"v":1,"source":"shop"}`, outrelay.ErrDataHalt},
-		"newer version": {`{"v":2,"source":"shop","position":1}`, outrelay.ErrEnvironment},
+		"empty":                       {"", outrelay.ErrDataHalt},
+		"no JSON":                     {"{", outrelay.ErrDataHalt},
+		"no version":                  {`{"source":"shop","position":1}`, outrelay.ErrDataHalt},
+		"no position":                 {`{"v":1,"source":"shop"}`, outrelay.ErrDataHalt},
+		"an intent that says nothing": {`{"v":1,"source":"shop","initialising":true}`, outrelay.ErrDataHalt},
+		"an intent and a position":    {`{"v":1,"source":"shop","initialising":true,"intent":{},"position":1}`, outrelay.ErrDataHalt},
+		"newer version":               {`{"v":2,"source":"shop","position":1}`, outrelay.ErrEnvironment},
 	} {
 		if _, err := relay.ParsePosition([]byte(c.value)); !errors.Is(err, c.class) {
 			t.Errorf("%s: position: %v, want %v", name, err, c.class)
@@ -108,6 +118,7 @@ func TestRecords_RefuseWhatTheyCannotRead(t *testing.T) {
 }
 
 func FuzzRecords(f *testing.F) {
+	f.Add([]byte(`{"v":1,"source":"shop","initialising":true,"intent":{"slot":"x"}}`))
 	f.Add([]byte(`{"v":1,"source":"shop","place":"0/1","committed_at":"2026-11-23T01:02:03.456789Z","events":1,"in_txn":false,"position":{"a":1}}`))
 	f.Add([]byte(`{"v":1,"source":"s","position":7,"full":true,"next":{"a":{"id":"0c8e0000000000000000000000000000","offsets":{"0":120}}}}`))
 	f.Fuzz(func(t *testing.T, value []byte) {

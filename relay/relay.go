@@ -19,7 +19,6 @@ import (
 type Relay struct {
 	o       Options
 	handoff atomic.Pointer[handoff] // of the session under way
-	first   outrelay.Position       // got from Source.Init; Run's goroutine owns it
 
 	mu sync.Mutex
 	st Status

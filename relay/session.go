@@ -24,6 +24,7 @@ type session struct {
 	hand   *handoff
 	pub    *publisher
 	pos    PositionRecord // the last that stands in the log
+	intent string         // stands in the log instead of a position: an earlier start began to initialise the source
 }
 
 // session relays until an error; progressed tells that something was committed. The source is confirmed nothing that is not in the log.
@@ -74,26 +75,6 @@ func (r *Relay) session(ctx context.Context) (progressed bool, err error) {
 		}
 	}()
 	return s.publish(ctx)
-}
-
-// init makes what the source needs in its database, and writes the first position: the log's first word on this source. Should the writing fail, the
-// next session writes the same one: the source would refuse to be initialised twice.
-func (s *session) init(ctx context.Context) error {
-	pos := s.r.first
-	if pos.IsZero() {
-		var err error
-		if pos, err = s.o.From.Init(ctx); err != nil {
-			return fmt.Errorf("source %s: %w", s.o.Source, err)
-		}
-		pos.Source = s.o.Source
-		s.r.first = pos
-	}
-	g := &gather{pos: pos, place: "start", last: true, hasPos: true}
-	if _, err := s.pub.publish(ctx, g); err != nil {
-		return fmt.Errorf("write the first position of source %s: %w", s.o.Source, err)
-	}
-	s.o.Logger.Info("first position written", "source", s.o.Source, "position", pos.Token)
-	return nil
 }
 
 // gather reads transactions and routes them into the handoff until an error.

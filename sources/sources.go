@@ -4,17 +4,38 @@ package sources
 
 import (
 	"context"
+	"errors"
 
 	"github.com/outrelay/outrelay"
 )
 
+// ErrNotBegun: the Init of an intent has created nothing that is still there, or the intent is about another database.
+var ErrNotBegun = errors.New("initialisation has not begun")
+
 // Source is a database whose outbox tables are tailed.
 type Source interface {
+	// A source begins in four steps, so that a crash between any two of them is told from a lost log (R7):
+	//
+	//	intent := PrepareInit → the caller writes the intent into its log → Init → the caller writes the position into its log
+	//
+	// A caller that finds an intent of its own in the log, and no position, calls ResumeInit first.
+
+	// PrepareInit does the part of Init that may be done twice (for PostgreSQL the publication), checks that the rest can be begun, and
+	// returns an intent: a JSON object that says what Init is about to create and where, so that ResumeInit knows it again. It
+	// fails with outrelay.ErrDataHalt, code "slot-without-position", when the database side exists already, since then nobody knows what
+	// was published.
+	PrepareInit(ctx context.Context) (intent string, err error)
+
 	// Init creates what the source needs in the database where it is missing and the role may (for PostgreSQL the publication, then
 	// the slot), and returns the first position: events of transactions that commit after it will be yielded. It
-	// is called once, before a position of this source stands in the log. It fails with outrelay.ErrDataHalt, code "slot-without-position", when
-	// the database side exists already, since then nobody knows what was published.
+	// is called once, before a position of this source stands in the log. It fails as PrepareInit does when the database side exists already.
+	// After any other error, or none at all because the process died, it is unknown what was created: ResumeInit tells.
 	Init(ctx context.Context) (outrelay.Position, error)
+
+	// ResumeInit returns the first position from what an Init after this intent has left in the database. It creates nothing. When
+	// nothing of the intent is there it fails with ErrNotBegun: PrepareInit may be called again. It fails with outrelay.ErrDataHalt where it
+	// cannot tell that what is there was made after the intent and that nobody has read it since.
+	ResumeInit(ctx context.Context, intent string) (outrelay.Position, error)
 
 	// Open begins to stream after the given position. It checks that the server is the one the position was
 	// minted on and still holds everything after it, and fails with outrelay.ErrPositionLost (naming the gap and the ways

@@ -51,6 +51,7 @@ type Database struct {
 	PartRows    int                     // rows in a part; 0: whole transactions
 	Bare        bool                    // after each transaction an idle source moves on: a bare position
 	Initialised bool                    // Init has been called
+	AfterInit   func() error            // called by Init when it has created what it creates: its answer may be lost
 	OnConfirm   func(outrelay.Position) // called by each Confirm
 
 	schema *outrelay.Schema
@@ -109,14 +110,46 @@ func (d *Database) Confirmed() outrelay.Position {
 	return d.confirmed[len(d.confirmed)-1]
 }
 
+// Intent is what PrepareInit returns.
+const Intent = `{"of":"the scripted database"}`
+
+// PrepareInit is sources.Source's.
+func (d *Database) PrepareInit(context.Context) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.Initialised {
+		return "", errInitialised()
+	}
+	return Intent, nil
+}
+
+func errInitialised() error {
+	return &outrelay.Error{Class: outrelay.ErrDataHalt, Code: "slot-without-position", Cause: "initialised already"}
+}
+
 // Init is sources.Source's.
 func (d *Database) Init(context.Context) (outrelay.Position, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.Initialised {
-		return outrelay.Position{}, &outrelay.Error{Class: outrelay.ErrDataHalt, Code: "slot-without-position", Cause: "initialised already"}
+		return outrelay.Position{}, errInitialised()
 	}
 	d.Initialised = true
+	if d.AfterInit != nil {
+		if err := d.AfterInit(); err != nil {
+			return outrelay.Position{}, err
+		}
+	}
+	return position(Place{}), nil
+}
+
+// ResumeInit is sources.Source's.
+func (d *Database) ResumeInit(_ context.Context, intent string) (outrelay.Position, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.Initialised || intent != Intent {
+		return outrelay.Position{}, sources.ErrNotBegun
+	}
 	return position(Place{}), nil
 }
 

@@ -40,7 +40,7 @@ func BenchmarkStream_backlog(b *testing.B) {
 				if i%2 == 0 {
 					theirs = min(theirs, recvlogical(b, pg, db, i, end))
 				}
-				ours = min(ours, drainBacklog(b, s, rows))
+				ours = min(ours, drainBacklog(b, s, slotPosition(b, pg, db), rows))
 				if i%2 != 0 {
 					theirs = min(theirs, recvlogical(b, pg, db, i, end))
 				}
@@ -82,13 +82,16 @@ func recvlogical(b *testing.B, pg *testenv.Postgres, db string, turn int, end st
 	return time.Since(began)
 }
 
-func drainBacklog(b *testing.B, s *postgres.Source, rows int) time.Duration {
+// slotPosition returns where the slot, which is never confirmed here, starts.
+func slotPosition(b *testing.B, pg *testenv.Postgres, db string) outrelay.Position {
+	b.Helper()
+	return outrelay.Position{Source: "bench", Token: pg.Value(b, db, `SELECT json_build_object('v', 1, 'system', system_identifier::text, 'timeline', timeline_id,
+		'lsn', confirmed_flush_lsn, 'events', 0) FROM pg_control_system(), pg_control_checkpoint(), pg_replication_slots WHERE slot_name = '`+db+`_ours'`)}
+}
+
+func drainBacklog(b *testing.B, s *postgres.Source, at outrelay.Position, rows int) time.Duration {
 	b.Helper()
 	ctx := context.Background()
-	at, err := s.ResumeInit(ctx)
-	if err != nil {
-		b.Fatal(err)
-	}
 	began := time.Now()
 	st, err := s.Open(ctx, at)
 	if err != nil {

@@ -29,15 +29,8 @@ func (s *Source) Init(ctx context.Context) (outrelay.Position, error) {
 	if err != nil {
 		return outrelay.Position{}, err
 	}
-	sl, err := s.readSlot(ctx, pg)
-	if err != nil {
+	if err := s.refuseSlot(ctx, pg); err != nil {
 		return outrelay.Position{}, err
-	}
-	if sl != nil {
-		return outrelay.Position{}, s.fail(outrelay.ErrDataHalt, "slot-without-position",
-			fmt.Sprintf("replication slot %s exists (confirmed up to %s), but the log holds no position of this source: the log's data was deleted, or somebody else made the slot", s.o.Slot, sl.ConfirmedFlushLSN),
-			fmt.Sprintf("if nothing of it is needed, run SELECT pg_drop_replication_slot(%s) and start again; `outrelay source repair %s --from-table` also publishes what the outbox still holds; or choose another `slot`",
-				quoteLiteral(s.o.Slot), s.o.Name), nil)
 	}
 	if err := s.ensurePublication(ctx, pg, srv); err != nil {
 		return outrelay.Position{}, err
@@ -50,41 +43,20 @@ func (s *Source) Init(ctx context.Context) (outrelay.Position, error) {
 	return outrelay.Position{Source: s.o.Name, Token: at.Token()}, nil
 }
 
-// ResumeInit returns the first position from a slot that an interrupted Init has left behind. Only a caller that knows, from its log,
-// that it began an Init and never wrote a position may use it: what lies before the slot's confirmed place was never read.
-func (s *Source) ResumeInit(ctx context.Context) (outrelay.Position, error) {
-	pg, err := s.connect(ctx)
-	if err != nil {
-		return outrelay.Position{}, err
-	}
-	defer s.hangUp(pg)
-	srv, err := s.inspect(ctx, pg)
-	if err != nil {
-		return outrelay.Position{}, err
-	}
-	if err := s.ensurePublication(ctx, pg, srv); err != nil {
-		return outrelay.Position{}, err
-	}
+// refuseSlot fails when the slot exists: no position in the log belongs to it.
+func (s *Source) refuseSlot(ctx context.Context, pg *pgconn.PgConn) error {
 	sl, err := s.readSlot(ctx, pg)
-	if err != nil {
-		return outrelay.Position{}, err
+	if err != nil || sl == nil {
+		return err
 	}
-	var at Place
-	if sl == nil {
-		if at, err = s.createSlot(ctx, pg, srv); err != nil {
-			return outrelay.Position{}, err
-		}
-	} else {
-		confirmed, err := pgoutput.ParseLSN(sl.ConfirmedFlushLSN)
-		if err != nil {
-			return outrelay.Position{}, s.fail(outrelay.ErrTransient, "slot-unfit", "replication slot "+s.o.Slot+" is still being created", "", nil)
-		}
-		at = Place{System: srv.system, Timeline: srv.timeline, LSN: confirmed}
-		if err := s.checkSlot(ctx, pg, srv, at); err != nil {
-			return outrelay.Position{}, err
-		}
-	}
-	return outrelay.Position{Source: s.o.Name, Token: at.Token()}, nil
+	return s.slotWithoutPosition(sl, "the log's data was deleted, or somebody else made the slot")
+}
+
+func (s *Source) slotWithoutPosition(sl *slot, why string) error {
+	return s.fail(outrelay.ErrDataHalt, "slot-without-position",
+		fmt.Sprintf("replication slot %s exists (confirmed up to %s), but the log holds no position of this source: %s", s.o.Slot, sl.ConfirmedFlushLSN, why),
+		fmt.Sprintf("if nothing of it is needed, run SELECT pg_drop_replication_slot(%s) and start again; `outrelay source repair %s --from-table` also publishes what the outbox still holds; or choose another `slot`",
+			quoteLiteral(s.o.Slot), s.o.Name), nil)
 }
 
 // InitSQL returns the statements that Init would run, for an administrator to run instead. The slot is then made by Init.
@@ -159,6 +131,9 @@ func (s *Source) createSlot(ctx context.Context, pg *pgconn.PgConn, srv server) 
 		if errors.As(err, &pe) && pe.Code == stateNoPrivilege {
 			return Place{}, s.fail(outrelay.ErrEnvironment, "missing-privilege", "the role "+srv.user+" may not create replication slots: "+pe.Message,
 				"run as an administrator: ALTER ROLE "+quoteIdent(srv.user)+" REPLICATION", pe)
+		}
+		if pe != nil && pe.Code == stateDuplicateObject {
+			return Place{}, s.slotWithoutPosition(&slot{ConfirmedFlushLSN: "unknown"}, "somebody else has just made the slot")
 		}
 		return Place{}, s.classify("create replication slot "+s.o.Slot, err)
 	}

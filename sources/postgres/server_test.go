@@ -267,22 +267,6 @@ func TestInit_blocked(t *testing.T) {
 	must(t, <-done)
 }
 
-// TestInit_interrupted takes over the slot of an Init that died before its position was written.
-func TestInit_interrupted(t *testing.T) {
-	t.Parallel()
-	d := newDB(t)
-	d.CreateOutbox(t, "outbox")
-	s := d.source(t, sourcetest.Options{Name: "shop", Tables: []string{"outbox"}}, func(*postgres.Options) {})
-	want, err := s.Init(ctxOf(t))
-	must(t, err)
-	d.exec(t, "INSERT INTO outbox VALUES ('a')")
-	got, err := s.ResumeInit(ctxOf(t))
-	must(t, err)
-	if got != want {
-		t.Errorf("resumed at %s, began at %s", got.Token, want.Token)
-	}
-}
-
 // TestMetrics counts what came and what was ignored.
 func TestMetrics(t *testing.T) {
 	t.Parallel()

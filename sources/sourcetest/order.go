@@ -2,12 +2,14 @@ package sourcetest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
 	"testing"
 
 	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/sources"
 )
 
 func testCommitOrder(t *testing.T, db Database) {
@@ -299,9 +301,42 @@ func testClose(t *testing.T, db Database) {
 func testInitTwice(t *testing.T, db Database) {
 	table := db.CreateOutbox(t, "outbox")
 	s, _, _ := start(t, db, Options{Name: "s", Tables: []string{table}})
-	_, err := s.Init(deadline(t))
-	var e *outrelay.Error
-	if !errors.As(err, &e) || e.Code != "slot-without-position" || !errors.Is(err, outrelay.ErrDataHalt) || e.Fix == "" {
-		t.Fatalf("second init: %v", err)
+	_, initErr := s.Init(deadline(t))
+	_, prepareErr := s.PrepareInit(deadline(t))
+	for what, err := range map[string]error{"second init": initErr, "preparing for it": prepareErr} {
+		var e *outrelay.Error
+		if !errors.As(err, &e) || e.Code != "slot-without-position" || !errors.Is(err, outrelay.ErrDataHalt) || e.Fix == "" {
+			t.Fatalf("%s: %v", what, err)
+		}
 	}
+}
+
+// testInitInterrupted loses the first position, as a process does that dies before it has written it (R7).
+func testInitInterrupted(t *testing.T, db Database) {
+	table := db.CreateOutbox(t, "outbox")
+	o := Options{Name: "s", Tables: []string{table}}
+	s := db.Source(t, o)
+	intent, err := s.PrepareInit(deadline(t))
+	if err != nil || !json.Valid([]byte(intent)) {
+		t.Fatalf("prepare: %q %v", intent, err)
+	}
+	if _, err := s.ResumeInit(deadline(t), intent); !errors.Is(err, sources.ErrNotBegun) {
+		t.Fatalf("resume before init: %v, want ErrNotBegun", err)
+	}
+	if _, err := s.PrepareInit(deadline(t)); err != nil {
+		t.Fatalf("prepare again: %v", err)
+	}
+	if _, err := s.Init(deadline(t)); err != nil {
+		t.Fatalf("init: %v", err)
+	}
+	db.Session(t).Exec(t, insert(table, "a", "k", 1))
+	s = db.Source(t, o)
+	pos, err := s.ResumeInit(deadline(t), intent)
+	if err != nil {
+		t.Fatalf("resume: %v", err)
+	}
+	if again, err := s.ResumeInit(deadline(t), intent); err != nil || again != pos {
+		t.Fatalf("resume again: %v %v, want %v", again, err, pos)
+	}
+	wantIDs(t, ids(next(t, open(t, s, pos))), "a")
 }

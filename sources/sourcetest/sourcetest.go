@@ -80,6 +80,7 @@ func Run(t *testing.T, open func(t *testing.T, alone bool) Database) {
 		{"confirm takes only what was yielded", testConfirmUnknown, false},
 		{"close is final and repeatable", testClose, false},
 		{"init refuses what exists", testInitTwice, false},
+		{"an interrupted init is resumed", testInitInterrupted, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
