@@ -107,7 +107,8 @@ func (g *Group) Run(ctx context.Context) error {
 	return nil
 }
 
-// openSink tries until it works, or fails in a way that waiting does not mend. (nil, nil): ctx ended.
+// openSink tries until it works, or fails in a way that waiting does not mend. An environment that is wrong is waited out: somebody mends it without
+// knowing of us, and other groups go on meanwhile. (nil, nil): ctx ended.
 func (g *Group) openSink(ctx context.Context) (sinks.OffsetStore, error) {
 	for attempt := 0; ; attempt++ {
 		store, err := g.o.Sink(ctx)
@@ -117,7 +118,7 @@ func (g *Group) openSink(ctx context.Context) (sinks.OffsetStore, error) {
 		if ctx.Err() != nil {
 			return nil, nil
 		}
-		for _, final := range []error{outrelay.ErrConfig, outrelay.ErrEnvironment, outrelay.ErrDataHalt} {
+		for _, final := range []error{outrelay.ErrConfig, outrelay.ErrDataHalt} {
 			if errors.Is(err, final) {
 				return nil, fmt.Errorf("group %s: %w", g.o.Name, err)
 			}

@@ -194,7 +194,7 @@ func TestRun_endsWithWhatWaitingDoesNotMend(t *testing.T) {
 	n := 0
 	g, err := consumer.New(consumer.Options{Name: "g", Topics: []string{"t"}, Sink: func(context.Context) (sinks.OffsetStore, error) {
 		if n++; n < 3 {
-			return nil, outrelay.ErrTransient
+			return nil, []error{outrelay.ErrTransient, outrelay.ErrEnvironment}[n-1]
 		}
 		return nil, outrelay.ErrConfig
 	}})

@@ -26,8 +26,8 @@ type Options struct {
 	Name   string   // the group, as in the configuration and in Kafka
 	Topics []string // they may come into being later
 	Start  Start
-	// Sink opens the group's sink. It is called until it succeeds, except for errors of the classes outrelay.ErrConfig,
-	// outrelay.ErrEnvironment and outrelay.ErrDataHalt, which end Run. Run closes the sink.
+	// Sink opens the group's sink. It is called until it succeeds, with backoff, except for errors of the classes outrelay.ErrConfig
+	// and outrelay.ErrDataHalt, which end Run. Ready says what it waits for. Run closes the sink.
 	Sink func(ctx context.Context) (sinks.OffsetStore, error)
 	// LogID is the log's cluster id. Empty: it is asked for.
 	LogID string

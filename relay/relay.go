@@ -46,8 +46,9 @@ func New(o Options) (*Relay, error) {
 }
 
 // Run relays until ctx ends (then it returns nil) or the relay must stop: outrelay.ErrFenced when another relay of the source has taken
-// over, a data halt or a configuration error when a person must decide. After any other error it begins again, with
-// backoff, from the position in the log.
+// over, a data halt or a configuration error when a person must decide. After any other error, also one of the environment (a server that is a
+// standby, a privilege that is missing, nobody who listens) and also at the first start, it begins again, with backoff, from the position in the log:
+// somebody mends that without knowing of us. Until it works Status says StateWaiting, and for what.
 func (r *Relay) Run(ctx context.Context) error {
 	polled := make(chan struct{})
 	pctx, stop := context.WithCancel(ctx)
@@ -59,8 +60,8 @@ func (r *Relay) Run(ctx context.Context) error {
 		stop()
 		<-polled
 	}()
+	r.enter(StateStarting, nil)
 	for attempt := 0; ; attempt++ {
-		r.enter(StateStarting, nil)
 		progressed, err := r.session(ctx)
 		switch {
 		case ctx.Err() != nil:

@@ -161,6 +161,70 @@ func TestRelay_SourceErrorsReopenIt(t *testing.T) {
 	}
 }
 
+// TestRelay_WaitsForItsEnvironment: somebody mends a server that is a standby, a privilege, a network, without knowing of us.
+func TestRelay_WaitsForItsEnvironment(t *testing.T) {
+	t.Parallel()
+	standby := &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "server-is-standby", Cause: "the server is a standby", Fix: "connect to the primary"}
+	away := &outrelay.Error{Class: outrelay.ErrTransient, Code: "connection", Cause: "connection refused"}
+	for _, c := range []struct {
+		name  string
+		err   error
+		first bool // the very first start meets it, not a reconnect
+	}{
+		{"a standby at the first start", standby, true},
+		{"nobody listens at the first start", away, true},
+		{"a standby on reconnect", standby, false},
+		{"nobody listens on reconnect", away, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			broken := func() error { return c.err }
+			if c.first {
+				b.DB.FailToConnectWith(broken)
+			}
+			r, _ := b.Start()
+			if !c.first {
+				b.DB.Commit([]row{order("0", "k")})
+				b.Wait("it works", b.Drained)
+				b.DB.FailToConnectWith(broken)
+				b.DB.FailWith(broken)
+				b.DB.Commit([]row{order("1", "k")})
+			}
+			b.Wait("it waits", func() bool { return r.Status().State == relay.StateWaiting })
+			seen := r.Status().Reconnects
+			b.Wait("it tries again and again", func() bool {
+				st := r.Status()
+				if st.State != relay.StateWaiting || !strings.Contains(st.Error, c.err.Error()) {
+					t.Errorf("status %+v", st)
+				}
+				return st.Reconnects > seen+5
+			})
+			b.DB.FailWith(nil)
+			b.DB.FailToConnectWith(nil)
+			b.DB.Commit([]row{order("2", "k")})
+			b.Wait("all is in", b.Drained)
+			if st := r.Status(); st.State != relay.StateRunning || st.Error != "" {
+				t.Errorf("status %+v", st)
+			}
+			b.CheckExactlyOnce()
+		})
+	}
+}
+
+func TestRelay_ABadConfigurationHaltsAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.DB.FailToConnectWith(func() error {
+		return &outrelay.Error{Class: outrelay.ErrConfig, Code: "connection-string", Cause: "it cannot be read"}
+	})
+	r, stop := b.Start()
+	b.Wait("halted", func() bool { return r.Status().State == relay.StateHalted })
+	if err := stop(); !errors.Is(err, outrelay.ErrConfig) {
+		t.Errorf("Run: %v", err)
+	}
+}
+
 func TestRelay_HaltsOfTheSourceAreFinal(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -14,7 +14,7 @@ const (
 	StateUnassigned State = "unassigned" // another process relays it, or none yet
 	StateStarting   State = "starting"   // reading its position, opening the source
 	StateRunning    State = "running"
-	StateWaiting    State = "waiting" // after an error, before the next try
+	StateWaiting    State = "waiting" // after an error, until a try has worked
 	StateHalted     State = "halted"  // a person must decide; Error says what
 	StateFenced     State = "fenced"  // another relay has taken over
 )

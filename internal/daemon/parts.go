@@ -125,7 +125,7 @@ func (d *Daemon) SinkOptions(name, owner string) (sinkpg.Options, error) {
 }
 
 // startGroup runs a group. A data halt ends the group and stays to be read in status; the other parts go on. What is wrong with the
-// configuration or the environment ends the process: it would be the same after every retry.
+// configuration, a statement that the sink refuses among it, ends the process: it would be the same after every retry.
 func (d *Daemon) startGroup(g *run.Group, ko kafka.Options, instance, logID, name string, gc *config.Consumer) error {
 	so, err := d.SinkOptions(name, instance)
 	if err != nil {

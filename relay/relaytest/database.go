@@ -60,6 +60,7 @@ type Database struct {
 	txns      [][]Row
 	more      chan struct{} // closed and replaced when txns grows
 	fail      func() error
+	connect   func() error
 	confirmed []outrelay.Position
 	opens     int
 }
@@ -84,6 +85,21 @@ func (d *Database) FailWith(fn func() error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fail = fn
+}
+
+// FailToConnectWith sets what is asked whenever a relay connects: to initialise, and to open a stream.
+func (d *Database) FailToConnectWith(fn func() error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.connect = fn
+}
+
+// connectLocked is asked with mu held.
+func (d *Database) connectLocked() error {
+	if d.connect == nil {
+		return nil
+	}
+	return d.connect()
 }
 
 // Txns returns what was committed.
@@ -117,6 +133,9 @@ const Intent = `{"of":"the scripted database"}`
 func (d *Database) PrepareInit(context.Context) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.connectLocked(); err != nil {
+		return "", err
+	}
 	if d.Initialised {
 		return "", errInitialised()
 	}
@@ -157,6 +176,9 @@ func (d *Database) ResumeInit(_ context.Context, intent string) (outrelay.Positi
 func (d *Database) Open(_ context.Context, after outrelay.Position) (sources.Stream, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.connectLocked(); err != nil {
+		return nil, err
+	}
 	d.opens++
 	s := &stream{d: d, done: make(chan struct{})}
 	return s, json.Unmarshal([]byte(after.Token), &s.at)
