@@ -136,6 +136,14 @@ func (d *Daemon) broker() *broker.Server {
 	return d.server
 }
 
+// LogID returns the cluster id of the log that this process uses; empty until it is known. By it a source knows the connections of
+// relays that publish into the same log, which a newer relay has fenced and may end.
+func (d *Daemon) LogID() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.logID
+}
+
 // Addrs returns the addresses that are really listened on, as far as the parts have started.
 func (d *Daemon) Addrs() Addrs {
 	d.mu.Lock()

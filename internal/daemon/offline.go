@@ -65,6 +65,10 @@ func (d *Daemon) Init(ctx context.Context, seeds, names []string) ([]InitResult,
 		}
 		sort.Strings(names)
 	}
+	ko := kafka.Options{Seeds: seeds, ClientID: "outrelay-init", Logger: d.log}
+	if err := d.learnLog(ctx, ko); err != nil {
+		return nil, err
+	}
 	var done []InitResult
 	for _, n := range names {
 		src, err := d.NewSource(n)
@@ -72,7 +76,7 @@ func (d *Daemon) Init(ctx context.Context, seeds, names []string) ([]InitResult,
 			return done, err
 		}
 		o := relayOptions(n, d.c.Sources[n], src)
-		o.Kafka = kafka.Options{Seeds: seeds, ClientID: "outrelay-init", Logger: d.log}
+		o.Kafka = ko
 		o.Logger = d.log
 		r, err := relay.New(o)
 		if err != nil {
@@ -85,6 +89,18 @@ func (d *Daemon) Init(ctx context.Context, seeds, names []string) ([]InitResult,
 		done = append(done, InitResult{Source: n, Place: pos.Place, Position: pos.Position.Token})
 	}
 	return done, nil
+}
+
+// learnLog asks for the log's id.
+func (d *Daemon) learnLog(ctx context.Context, ko kafka.Options) error {
+	cl, err := kafka.NewClient(ko)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	id, err := kafka.ClusterID(ctx, cl)
+	d.set(func() { d.logID = id })
+	return err
 }
 
 // GroupOffsets is what a group has applied beside what its topics hold.

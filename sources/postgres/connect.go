@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -64,12 +66,22 @@ func (s *Source) connect(ctx context.Context) (*pgconn.PgConn, error) {
 	return pg, nil
 }
 
+// applicationNameMax is how much of application_name PostgreSQL keeps.
+const applicationNameMax = 63
+
+// applicationName names the source and the log it goes to. Where PostgreSQL would cut it off, a digest stands for the rest: a relay of another log
+// must never bear the same name, since its connection would be ended as ours.
 func (s *Source) applicationName() string {
 	name := "outrelay " + string(s.o.Name)
 	if owner := s.o.Owner(); owner != "" {
 		name += " " + owner
 	}
-	return name[:min(len(name), 63)]
+	if len(name) <= applicationNameMax {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	digest := " " + hex.EncodeToString(sum[:8])
+	return name[:applicationNameMax-len(digest)] + digest
 }
 
 func requirePrimary(ctx context.Context, pg *pgconn.PgConn) error {

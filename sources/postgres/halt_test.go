@@ -365,11 +365,20 @@ func TestOpen_passwordReadAgain(t *testing.T) {
 // TestOpen_slotActive has two relays: the second waits its turn, unless the first is known to be fenced.
 func TestOpen_slotActive(t *testing.T) {
 	t.Parallel()
+	for name, log := range map[string]string{"short": "log", "longer than the server keeps": strings.Repeat("x", 60)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			slotActive(t, log)
+		})
+	}
+}
+
+func slotActive(t *testing.T, log string) {
 	d := newDB(t)
-	s, pos := d.outbox(t, func(o *postgres.Options) { o.Owner = func() string { return "log1" } })
+	s, pos := d.outbox(t, func(o *postgres.Options) { o.Owner = func() string { return log + "1" } })
 	first, err := s.Open(ctxOf(t), pos)
 	must(t, err)
-	stranger := d.source(t, sourcetest.Options{Name: "shop", Tables: []string{"public.outbox"}}, func(o *postgres.Options) { o.Owner = func() string { return "log2" } })
+	stranger := d.source(t, sourcetest.Options{Name: "shop", Tables: []string{"public.outbox"}}, func(o *postgres.Options) { o.Owner = func() string { return log + "2" } })
 	_, err = stranger.Open(ctxOf(t), pos)
 	wantError(t, err, outrelay.ErrTransient, "slot-active", "held by pid", "outrelay source steal shop")
 	pos = d.publish(t, first, "still here")
