@@ -72,6 +72,8 @@ type Source struct {
 	Dialect      string   `yaml:"dialect" jsonschema_description:"debezium: the outbox event router's records plus our headers. debezium-strict: without them." example:"debezium" jsonschema:"enum=debezium,enum=debezium-strict"`
 	OnUnroutable string   `yaml:"on_unroutable" jsonschema_description:"What to do with a row that cannot become a record: halt, or dead_letter (move it to <source>.dlq and go on)." example:"halt" jsonschema:"enum=halt,enum=dead_letter"`
 	AutoCreate   bool     `yaml:"auto_create" jsonschema_description:"Create a topic when a row first needs it." example:"true"`
+	RecordBytes  Size     `yaml:"record_bytes_max" jsonschema_description:"Key, value and headers of one record at most; a row beyond it cannot be routed. Topics that are created take it as max.message.bytes." example:"1000000"`
+	Compression  string   `yaml:"compression" jsonschema_description:"Compression of the records in the log: none, gzip, snappy, lz4 or zstd." example:"none" jsonschema:"enum=none,enum=gzip,enum=snappy,enum=lz4,enum=zstd"`
 	Outbox       []Outbox `yaml:"outbox" jsonschema_description:"The outbox tables."`
 	Pos          Pos      `yaml:"-"`
 }
@@ -79,12 +81,25 @@ type Source struct {
 // Outbox is one outbox table and how its rows become records.
 type Outbox struct {
 	Table      string      `yaml:"table" jsonschema_description:"The table, with its schema." example:"public.outbox"`
-	Topic      string      `yaml:"topic" jsonschema_description:"Topic template; {column} is replaced by the row's value." example:"outbox.event.{aggregatetype}"`
+	Topic      string      `yaml:"topic,omitempty" jsonschema_description:"Topic template; {column} is replaced by the row's value. Not together with route." example:"outbox.event.{aggregatetype}"`
+	Route      *Route      `yaml:"route,omitempty" jsonschema_description:"The event router's way to name the topic, where a template does not do."`
 	Partitions int         `yaml:"partitions" jsonschema_description:"Partitions of topics that are created on first use." example:"16"`
 	Retention  Duration    `yaml:"retention" jsonschema_description:"Retention of topics that are created on first use." example:"7d"`
 	Columns    Columns     `yaml:"columns" jsonschema_description:"Names of the columns, where they differ from Debezium's."`
 	Additional []Placement `yaml:"additional,omitempty" jsonschema_description:"More columns to carry: the event router's table.fields.additional.placement."`
-	Pos        Pos         `yaml:"-"`
+
+	AdditionalOptional bool `yaml:"additional_optional" jsonschema_description:"Leave a column of additional that the table lacks out, instead of making its rows unroutable." example:"false"`
+	ExpandJSON         bool `yaml:"expand_json" jsonschema_description:"Where additional puts columns into an envelope: the payload stands in it as JSON, not as a string." example:"false"`
+	TombstoneOnEmpty   bool `yaml:"tombstone_on_empty" jsonschema_description:"An empty or blank payload becomes a tombstone, as NULL does." example:"false"`
+	Pos                Pos  `yaml:"-"`
+}
+
+// Route names the topic by a regular expression, as Debezium's event router does.
+type Route struct {
+	By          string      `yaml:"by" jsonschema_description:"The column. Default: columns.aggregatetype." example:"aggregatetype"`
+	Regex       string      `yaml:"regex" jsonschema_description:"Matched against the column's whole value (RE2 syntax); a value that does not match is itself the topic." example:"(?<routedByValue>.*)"`
+	Replacement Replacement `yaml:"replacement" jsonschema_description:"The topic, with $1 or ${name} for what a group of the regex has matched." example:"outbox.event.${routedByValue}"`
+	Pos         Pos         `yaml:"-"`
 }
 
 // Columns maps what the router needs to columns of the table.

@@ -191,6 +191,15 @@ func TestLoad_BadFiles(t *testing.T) {
 		{"no log", first + "roles: [relay]\n", "relay and consumers have no log [no-log]"},
 		{"role", first + "roles: [brokr]\n", `unknown role "brokr"`},
 		{"start", edit("    handle:", "    start: yesterday\n    handle:"), `"yesterday" is no place to start`},
+		{"topic and route", edit("table: public.outbox", "{table: public.outbox, topic: x, route: {by: kind}}"), "topic and route exclude each other [two-routes]"},
+		{"route look-ahead", edit("table: public.outbox", "{table: public.outbox, route: {regex: '(?=x)', replacement: y}}"), "(Java's look-around and back-references are not supported) [bad-route]"},
+		{"route group", edit("table: public.outbox", "{table: public.outbox, route: {regex: '(.*)', replacement: 'x.$2'}}"), "the regex has 1 groups"},
+		{"route secret", edit("table: public.outbox", "{table: public.outbox, route: {replacement: 'x.${env:HOME}'}}"), `no group named "env:HOME"`},
+		{"route topic", edit("table: public.outbox", "{table: public.outbox, route: {replacement: '__x.${routedByValue}'}}"), "sources.shop.outbox[0].route.replacement: topic __x.x is reserved"},
+		{"B15 cycle by route", strings.Replace(edit("into: {postgres: \"host=127.0.0.1 dbname=warehouse user=w\"}\n    handle:", "into: {"+dsn+"}\n    handle:\n      X: insert into public.outbox (aggregatetype) values ('order')"),
+			"table: public.outbox", "{table: public.outbox, route: {regex: '(.*)', replacement: 'outbox.event.$1'}}", 1), "each event would make another, for ever [consumer-cycle]"},
+		{"record bytes", edit("    outbox:", "    record_bytes_max: 1KB\n    outbox:"), "sources.shop.record_bytes_max: records of up to 1KB [bad-record-bytes]; write 16KB to 30MB"},
+		{"compression", edit("    outbox:", "    compression: lzma\n    outbox:"), `"lzma" is not one of none, gzip, snappy, lz4, zstd [bad-choice]`},
 		{"dialect", edit("    outbox:", "    dialect: debezum\n    outbox:"), "did you mean debezium?"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

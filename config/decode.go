@@ -163,6 +163,10 @@ func (d *decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
 	fields := fieldsOf(v.Type())
 	d.pairs(n, path, func(k, val *yaml.Node) {
 		i, ok := fields[k.Value]
+		if o, known := debeziumOf(k.Value); !ok && known {
+			d.problem(k, join(path, k.Value), "debezium-option", k.Value+" is an option of Debezium", o.fix())
+			return
+		}
 		if !ok {
 			fix := "known here: " + strings.Join(keysOf(v.Type()), ", ")
 			if near := nearest(k.Value, keysOf(v.Type())); near != "" {

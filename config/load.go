@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/outrelay/outrelay/internal/topicname"
 )
 
 // LoadOptions says where a configuration comes from.
@@ -198,6 +200,8 @@ func fillDefaults(c *Config) {
 		def(&s.Dialect, "debezium", s.Dialect != "")
 		def(&s.OnUnroutable, "halt", s.OnUnroutable != "")
 		def(&s.AutoCreate, true, c.has(join("sources", name)+".auto_create"))
+		def(&s.RecordBytes, 1_000_000, s.RecordBytes != 0)
+		def(&s.Compression, "none", s.Compression != "")
 		for i := range s.Outbox {
 			fillOutbox(c, &s.Outbox[i], fmt.Sprintf("%s.outbox[%d]", join("sources", name), i))
 		}
@@ -215,7 +219,7 @@ func fillDefaults(c *Config) {
 }
 
 func fillOutbox(c *Config, o *Outbox, path string) {
-	def(&o.Topic, "outbox.event.{aggregatetype}", o.Topic != "")
+	def(&o.Topic, "outbox.event.{aggregatetype}", o.Topic != "" || o.Route != nil)
 	def(&o.Partitions, c.Broker.Partitions, c.has(path+".partitions"))
 	def(&o.Retention, c.Broker.Retention, o.Retention != 0)
 	def(&o.Columns.ID, "id", o.Columns.ID != "")
@@ -223,6 +227,11 @@ func fillOutbox(c *Config, o *Outbox, path string) {
 	def(&o.Columns.Key, "aggregateid", o.Columns.Key != "")
 	def(&o.Columns.Type, "type", o.Columns.Type != "")
 	def(&o.Columns.Payload, "payload", o.Columns.Payload != "")
+	if r := o.Route; r != nil {
+		def(&r.By, o.Columns.AggregateType, r.By != "")
+		def(&r.Regex, topicname.DefaultRegex, r.Regex != "")
+		def(&r.Replacement, topicname.DefaultReplacement, r.Replacement != "")
+	}
 	for i := range o.Additional {
 		def(&o.Additional[i].Place, "header", o.Additional[i].Place != "")
 		def(&o.Additional[i].Alias, o.Additional[i].Column, o.Additional[i].Alias != "")

@@ -10,9 +10,16 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/outrelay/outrelay/internal/topicname"
 )
 
-const partitionsMax = 10_000 // of one topic, on one node
+const (
+	partitionsMax = 10_000 // of one topic, on one node
+
+	recordBytesMin Size = 16 << 10 // a dead letter's headers must fit
+	recordBytesMax Size = 30 << 20 // below what our own log takes in a batch
+)
 
 // checker gathers what is wrong, at the places that the decoder noted.
 type checker struct {
@@ -153,6 +160,10 @@ func (k checker) source(name string, s *Source) {
 	}
 	k.oneOf(s.Dialect, path+".dialect", "debezium", "debezium-strict")
 	k.oneOf(s.OnUnroutable, path+".on_unroutable", "halt", "dead_letter")
+	k.oneOf(s.Compression, path+".compression", "none", "gzip", "snappy", "lz4", "zstd")
+	if s.RecordBytes < recordBytesMin || s.RecordBytes > recordBytesMax {
+		k.bad(path+".record_bytes_max", "bad-record-bytes", fmt.Sprintf("write %s to %s", recordBytesMin, recordBytesMax), "records of up to %s", s.RecordBytes)
+	}
 	if len(s.Outbox) == 0 {
 		k.bad(path+".outbox", "no-outbox", "add outbox: [{table: public.outbox}]", "the source has no outbox table")
 	}
@@ -171,7 +182,7 @@ func (k checker) outbox(o *Outbox, path string, seen map[string]bool) {
 	}
 	seen[o.Table] = true
 	k.partitions(o.Partitions, path+".partitions")
-	k.topicName(holeRE.ReplaceAllString(o.Topic, "x"), path+".topic")
+	k.route(o, path)
 	for i, p := range o.Additional {
 		at := fmt.Sprintf("%s.additional[%d]", path, i)
 		if p.Column == "" {
@@ -179,6 +190,33 @@ func (k checker) outbox(o *Outbox, path string, seen map[string]bool) {
 		}
 		k.oneOf(p.Place, at+".place", "header", "partition", "envelope")
 	}
+}
+
+// route checks how the topic is named.
+func (k checker) route(o *Outbox, path string) {
+	if o.Route == nil {
+		k.topicName(holeRE.ReplaceAllString(o.Topic, "x"), path+".topic")
+		return
+	}
+	if o.Topic != "" {
+		k.bad(path+".route", "two-routes", "remove one of them; topic: 'outbox.event.{column}' does what most need", "topic and route exclude each other")
+	}
+	if _, err := topicname.Compile(o.Route.Regex, string(o.Route.Replacement)); err != nil {
+		k.bad(path+".route", "bad-route", "the regex is of RE2 syntax; the replacement names its groups as $1 or ${name}", "%v", err)
+		return
+	}
+	k.topicName(referenceRE.ReplaceAllString(string(o.Route.Replacement), "x"), path+".route.replacement")
+}
+
+// referenceRE finds what stands for a group in a replacement.
+var referenceRE = regexp.MustCompile(`\$(?:\{[^}]*\}|[0-9]+)`)
+
+// template returns the topic template of a table, with a hole for each group where the topic is named by a regex.
+func (o *Outbox) template() string {
+	if o.Route == nil {
+		return o.Topic
+	}
+	return referenceRE.ReplaceAllString(string(o.Route.Replacement), "{x}")
 }
 
 // slots refuses two sources that would share a slot of one server (B10).
@@ -284,7 +322,7 @@ func (k checker) cycles(name string, g *Consumer) {
 
 func (k checker) cycle(path string, g *Consumer, o Outbox, st Statement) {
 	for _, t := range g.Topics {
-		captured, ok := matchTemplate(o.Topic, t)
+		captured, ok := matchTemplate(o.template(), t)
 		if !ok {
 			continue
 		}

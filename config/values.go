@@ -173,6 +173,17 @@ func (s *Statements) decodeNode(dec *decoder, n *yaml.Node, path string) {
 	}
 }
 
+// Replacement is a text in which ${name} stands for a group of a regex, and not for a reference to a secret.
+type Replacement string
+
+func (r *Replacement) decodeNode(dec *decoder, n *yaml.Node, path string) {
+	if n.Kind != yaml.ScalarNode {
+		dec.problem(n, path, "wrong-type", "expected text, found "+kindOf(n), "write a single value, as outbox.event.$1")
+		return
+	}
+	*r = Replacement(n.Value)
+}
+
 // Start is where a new group begins.
 type Start struct {
 	Latest bool

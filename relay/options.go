@@ -60,7 +60,8 @@ type Table struct {
 
 	Topic string // template: text and {column} [outbox.event.{aggregatetype}]
 	// RouteBy, TopicRegex and TopicReplacement are EventRouter's way to the same: when TopicRegex matches the whole value of the column RouteBy
-	// [aggregatetype], the topic is TopicReplacement with $1 or ${name} filled in, else the value itself. Not together with Topic.
+	// [aggregatetype], the topic is TopicReplacement with $1 or ${name} filled in (as Java does), else the value itself. Where one of them is
+	// given, the other's default is EventRouter's: (?<routedByValue>.*) and outbox.event.${routedByValue}. Not together with Topic.
 	RouteBy, TopicRegex, TopicReplacement string
 
 	Columns          Columns

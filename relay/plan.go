@@ -2,21 +2,20 @@ package relay
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/kafka"
+	"github.com/outrelay/outrelay/internal/topicname"
 )
 
 // tablePlan is a checked Table with its defaults.
 type tablePlan struct {
 	Table
-	segments    []segment
-	regex       *regexp.Regexp
-	replacement string
-	envelope    bool
+	segments []segment
+	rule     *topicname.Rule // of TopicRegex and TopicReplacement
+	envelope bool
 }
 
 // segment of a topic template: a text or a column.
@@ -43,16 +42,16 @@ func newTablePlan(t Table, o Options) (*tablePlan, error) {
 		if t.Topic != "" {
 			return nil, bad("topic and a topic regex together")
 		}
-		re, err := regexp.Compile(`\A(?:` + t.TopicRegex + `)\z`)
+		rule, err := topicname.Compile(t.TopicRegex, t.TopicReplacement)
 		if err != nil {
-			return nil, bad("topic regex: %v (Java's look-around and back-references are not supported)", err)
+			return nil, bad("topic %v", err)
 		}
-		p.regex, p.replacement = re, t.TopicReplacement
+		p.rule = rule
 	}
-	if p.regex != nil || t.RouteBy != "" {
+	if p.rule != nil || t.RouteBy != "" {
 		def(&p.RouteBy, "aggregatetype")
 		p.segments = []segment{{column: p.RouteBy}}
-		if p.regex == nil && t.Topic == "" {
+		if p.rule == nil && t.Topic == "" {
 			p.segments = []segment{{text: "outbox.event."}, {column: p.RouteBy}}
 		}
 	}
@@ -246,10 +245,8 @@ func (p *plan) topicName(b []byte, ev *outrelay.Event) ([]byte, *unroutable) {
 		}
 		b = append(b, v...)
 	}
-	if p.table.regex != nil {
-		if m := p.table.regex.FindSubmatchIndex(b); m != nil {
-			return p.table.regex.Expand(nil, []byte(p.table.replacement), b, m), nil
-		}
+	if p.table.rule != nil {
+		return p.table.rule.Replace(nil, b), nil
 	}
 	return b, nil
 }

@@ -67,7 +67,8 @@ func (d *Daemon) newRelay(ko kafka.Options, instance string) (*relay.Manager, ma
 }
 
 func relayOptions(name string, s *config.Source, from sources.Source) relay.Options {
-	o := relay.Options{Source: outrelay.SourceID(name), From: from, Dialect: relay.DialectOutrelay, OnUnroutable: relay.UnroutableHalt}
+	o := relay.Options{Source: outrelay.SourceID(name), From: from, Dialect: relay.DialectOutrelay, OnUnroutable: relay.UnroutableHalt,
+		RecordBytesMax: int(s.RecordBytes), Compression: s.Compression}
 	if s.Dialect == "debezium-strict" {
 		o.Dialect = relay.DialectDebeziumStrict
 	}
@@ -83,11 +84,16 @@ func relayOptions(name string, s *config.Source, from sources.Source) relay.Opti
 func relayTable(s *config.Source, t config.Outbox) relay.Table {
 	r := relay.Table{
 		Name: t.Table, Topic: t.Topic, Partitions: int32(t.Partitions), NoAutoCreate: !s.AutoCreate,
-		Columns: relay.Columns{ID: t.Columns.ID, Key: t.Columns.Key, AggregateID: t.Columns.Key, Type: t.Columns.Type, Payload: t.Columns.Payload},
+		// AggregateID stays the event router's: where the key column is NULL, it is the key.
+		Columns:      relay.Columns{ID: t.Columns.ID, Key: t.Columns.Key, Type: t.Columns.Type, Payload: t.Columns.Payload},
+		AdditionalOK: t.AdditionalOptional, ExpandJSON: t.ExpandJSON, TombstoneOnEmpty: t.TombstoneOnEmpty,
 		Configs: map[string]string{"retention.ms": strconv.FormatInt(time.Duration(t.Retention).Milliseconds(), 10)},
 	}
 	if t.Topic == "outbox.event.{aggregatetype}" && t.Columns.AggregateType != "aggregatetype" {
 		r.Topic = "outbox.event.{" + t.Columns.AggregateType + "}"
+	}
+	if t.Route != nil {
+		r.RouteBy, r.TopicRegex, r.TopicReplacement = t.Route.By, t.Route.Regex, string(t.Route.Replacement)
 	}
 	for _, p := range t.Additional {
 		r.Additional = append(r.Additional, relay.Placement{Column: p.Column, Where: p.Place, Alias: p.Alias})
