@@ -42,6 +42,7 @@ test: deps lint test-unit test-system fuzz-short ## every test but the long ones
 
 test-unit: ## unit, property, crash and conformance tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(UNIT)
+	$(GO) test -tags failpoints -run plantedBug ./broker/replica
 
 test-system: build build-failpoints ## the real binary against real servers, with crashes
 	OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -timeout 15m $(SYSTEM)
