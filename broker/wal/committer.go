@@ -36,6 +36,8 @@ type Committer struct {
 	next   round      // guarded by mu
 	bytes  int64      // guarded by mu; submitted and not done
 	closed bool       // guarded by mu
+
+	plugs, unplugs, blocked int // guarded by mu; plugs that hold, plugs that went, callers that wait for room
 }
 
 // round is what one sync makes durable.
@@ -75,7 +77,10 @@ func (c *Committer) Submit(b Batch) {
 	}
 	c.mu.Lock()
 	for !c.closed && c.bytes > 0 && c.bytes+size > c.o.QueueBytesMax {
+		c.blocked++
+		c.work.Signal() // a plug gives way to a full queue
 		c.room.Wait()
+		c.blocked--
 	}
 	if c.closed {
 		c.mu.Unlock()
@@ -91,7 +96,30 @@ func (c *Committer) Submit(b Batch) {
 	c.next.items = append(c.next.items, item{done: b.Done, from: from, to: len(c.next.pos), err: err})
 	c.next.bytes += size
 	c.bytes += size
-	c.work.Signal()
+	if c.plugs == 0 {
+		c.work.Signal() // else Unplug does
+	}
+}
+
+// Plug holds the next sync back until Unplug, so that what is submitted meanwhile shares it: the first of several batches would otherwise set off alone and
+// let the others wait for its sync and theirs. It is for a caller who has the batches at hand: it must Unplug soon, and not wait for a batch to be done before. It
+// may be called concurrently. A sync that is due waits for as many Unplugs as there were plugs then, so that plugs one after the other do not put it off for ever, and
+// not while the queue is full.
+func (c *Committer) Plug() {
+	c.mu.Lock()
+	c.plugs++
+	c.mu.Unlock()
+}
+
+// Unplug undoes one Plug.
+func (c *Committer) Unplug() {
+	c.mu.Lock()
+	c.plugs--
+	c.unplugs++
+	if len(c.next.items) > 0 {
+		c.work.Signal()
+	}
+	c.mu.Unlock()
 }
 
 func (c *Committer) run() {
@@ -133,6 +161,9 @@ func (c *Committer) take(r *round) bool {
 		if c.closed {
 			return false
 		}
+		c.work.Wait()
+	}
+	for due := c.unplugs + c.plugs; c.plugs > 0 && c.unplugs < due && c.blocked == 0 && !c.closed; {
 		c.work.Wait()
 	}
 	*r, c.next = c.next, round{items: r.items[:0], pos: r.pos[:0]}

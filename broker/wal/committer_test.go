@@ -156,3 +156,66 @@ func TestCommitter_FullQueueBlocksSubmit(t *testing.T) {
 		must(t, w.Close())
 	})
 }
+
+// TestCommitter_PlugSharesOneSync: what is submitted under a plug is synced once, when the plug is gone, and not before.
+func TestCommitter_PlugSharesOneSync(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := vfs.NewMem()
+		w, _ := open(t, m, wal.Options{ZeroStepBytes: 4096})
+		c := wal.NewCommitter(w, wal.CommitterOptions{QueueBytesMax: 4096})
+		var syncs, done atomic.Int64
+		m.OnSync(func() { syncs.Add(1) })
+		submit := func(bytes int) {
+			c.Submit(wal.Batch{Records: []wal.Record{rec(1, bytes)}, Done: func(_ []wal.Pos, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				done.Add(1)
+			}})
+		}
+		want := func(when string, s, d int64) {
+			t.Helper()
+			synctest.Wait()
+			if syncs.Load() != s || done.Load() != d {
+				t.Fatalf("%s: %d syncs and %d done, want %d and %d", when, syncs.Load(), done.Load(), s, d)
+			}
+		}
+		c.Plug()
+		c.Plug()
+		submit(10)
+		submit(10)
+		want("plugged twice", 0, 0)
+		submit(10)
+		c.Unplug()
+		want("plugged once", 0, 0)
+		c.Unplug()
+		want("unplugged", 1, 3)
+
+		// A sync that is due waits for as many as held it then, not for those who come after.
+		c.Plug()
+		submit(10)
+		c.Plug()
+		c.Unplug()
+		want("due, one holds it", 1, 3)
+		c.Plug()
+		c.Unplug()
+		want("another came and went", 2, 4)
+		c.Unplug()
+
+		// One that waits for room is not kept waiting by a plug.
+		c.Plug()
+		submit(3000)
+		submit(3000)
+		want("plugged and full", 3, 5)
+		c.Unplug()
+		want("unplugged after", 4, 6)
+
+		// Closing waits for nobody.
+		c.Plug()
+		submit(10)
+		c.Close()
+		want("closed", 5, 7)
+		must(t, w.Close())
+	})
+}
