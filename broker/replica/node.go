@@ -267,6 +267,17 @@ func (n *Node) Propose(g GroupID, payload []byte, done func(result any, err erro
 	n.shardOf(g).push(event{g: g, data: payload, done: done}, true)
 }
 
+// Together calls fn, which proposes several things without waiting for any, and lets them share a sync.
+func (n *Node) Together(fn func()) {
+	if n.commit == nil { // Manual: a step syncs what there is
+		fn()
+		return
+	}
+	n.commit.Plug()
+	defer n.commit.Unplug()
+	fn()
+}
+
 func (n *Node) finished(bytes int) {
 	n.inFlight.Add(-int64(bytes))
 	n.metrics.proposals.Inc()
