@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/broker/replica"
+	"github.com/outrelay/outrelay/broker/txn"
 )
 
 // Produce, key 0: v0–13
@@ -55,7 +57,11 @@ func handleProduce(s *Server, c *conn, kreq kmsg.Request) pending {
 	if req.txnID != nil {
 		call.joinTxn(c.ctx)
 	}
-	call.start()
+	if len(call.results) > 1 {
+		s.node.Together(call.start)
+	} else {
+		call.start()
+	}
 	if req.acks == 0 {
 		return func() kmsg.Response {
 			call.wait(c.ctx, 0)
@@ -200,7 +206,7 @@ func kafkaError(err error) *kerr.Error {
 // connection's reader, so that later batches of the same producer stay behind; partitions that are in already cost nothing.
 // Before v12 the client adds partitions itself: then it only checks that they were (KIP-890), and does not block.
 func (call *produceCall) joinTxn(ctx context.Context) {
-	var wg sync.WaitGroup
+	var joins []txnJoin
 	set := call.s.topics.set()
 	slot := 0
 	for i := range call.req.topics {
@@ -215,26 +221,39 @@ func (call *produceCall) joinTxn(ctx context.Context) {
 				p.HasOpenTxn(b.ProducerID(), b.ProducerEpoch()) {
 				continue
 			}
-			join := func() {
-				tp := topicPartition{p.topic, p.index}
-				var err error
-				if call.req.version >= 12 {
-					err = call.s.txnBeforeProduce(ctx, *call.req.txnID, b.ProducerID(), b.ProducerEpoch(), tp)
-				} else {
-					err = call.s.txnVerifyProduce(*call.req.txnID, b.ProducerID(), b.ProducerEpoch(), tp)
-				}
-				if err != nil {
-					call.fail(at, kafkaError(err), "", -1)
-				}
+			tp := txn.TopicPartition{Topic: p.topic, Partition: p.index}
+			if call.req.version >= 12 {
+				joins = addJoin(joins, b.ProducerID(), b.ProducerEpoch(), at, tp)
+			} else if err := call.s.txnVerifyProduce(*call.req.txnID, b.ProducerID(), b.ProducerEpoch(), tp); err != nil {
+				call.fail(at, kafkaError(err), "", -1)
 			}
-			if len(call.results) == 1 {
-				join()
-				continue
-			}
-			wg.Go(join)
 		}
 	}
-	wg.Wait()
+	for _, j := range joins {
+		if err := call.s.txnBeforeProduce(ctx, *call.req.txnID, j.producerID, j.epoch, j.partitions...); err != nil {
+			for _, at := range j.slots {
+				call.fail(at, kafkaError(err), "", -1)
+			}
+		}
+	}
+}
+
+// txnJoin is the partitions of one producer that join its transaction by one record. A request has one producer, unless its client is wrong.
+type txnJoin struct {
+	producerID int64
+	epoch      int16
+	slots      []int
+	partitions []txn.TopicPartition
+}
+
+func addJoin(joins []txnJoin, producerID int64, epoch int16, slot int, tp txn.TopicPartition) []txnJoin {
+	i := slices.IndexFunc(joins, func(j txnJoin) bool { return j.producerID == producerID && j.epoch == epoch })
+	if i < 0 {
+		i = len(joins)
+		joins = append(joins, txnJoin{producerID: producerID, epoch: epoch})
+	}
+	joins[i].slots, joins[i].partitions = append(joins[i].slots, slot), append(joins[i].partitions, tp)
+	return joins
 }
 
 func (call *produceCall) finished(slot int) bool {

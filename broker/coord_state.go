@@ -167,8 +167,16 @@ func (s *Server) sendTxn(sh *txnShard, e txn.Effects) {
 			sh.wrote(r, func(now time.Time, c *txn.Coordinator, err *kerr.Error) { c.Written(now, w.ID, err) })
 		})
 	}
-	for _, m := range e.Markers {
-		s.sendMarker(sh, m)
+	switch len(e.Markers) {
+	case 0:
+	case 1:
+		s.sendMarker(sh, e.Markers[0])
+	default:
+		s.node.Together(func() {
+			for _, m := range e.Markers {
+				s.sendMarker(sh, m)
+			}
+		})
 	}
 	for _, ask := range e.NewIDs {
 		s.pids.get(s, func(id int64, err *kerr.Error) {

@@ -9,17 +9,11 @@ import (
 	"github.com/outrelay/outrelay/broker/txn"
 )
 
-// topicPartition names a partition in a request.
-type topicPartition struct {
-	topic     string
-	partition int32
-}
-
-// txnBeforeProduce makes sure that the transaction owns tp before data of it is proposed (KIP-890, Produce v12+): when it returns nil, the
-// transaction's state with tp in it is durable. It blocks only for the first produce of a transaction to a partition; calls for several
-// partitions at once share one record. Errors are *kerr.Error that a producer understands.
-func (s *Server) txnBeforeProduce(ctx context.Context, txnID string, producerID int64, epoch int16, tp topicPartition) error {
-	err := s.joinTxn(ctx, txnID, producerID, epoch, 2, txn.TopicPartition{Topic: tp.topic, Partition: tp.partition})
+// txnBeforeProduce makes sure that the transaction owns tps before data of them is proposed (KIP-890, Produce v12+): when it returns nil, the
+// transaction's state with all of them in it is durable, by one record. It blocks only for the first produce of a transaction to a
+// partition. Errors are *kerr.Error that a producer understands.
+func (s *Server) txnBeforeProduce(ctx context.Context, txnID string, producerID int64, epoch int16, tps ...txn.TopicPartition) error {
+	err := s.joinTxn(ctx, txnID, producerID, epoch, 2, tps...)
 	if err != nil {
 		return produceError(err)
 	}
@@ -28,10 +22,10 @@ func (s *Server) txnBeforeProduce(ctx context.Context, txnID string, producerID 
 
 // txnVerifyProduce is the check for producers that add partitions themselves (KIP-890, transaction version 1, Produce v3–11): data for a
 // partition that is not in the open transaction is refused. It does not block.
-func (s *Server) txnVerifyProduce(txnID string, producerID int64, epoch int16, tp topicPartition) error {
+func (s *Server) txnVerifyProduce(txnID string, producerID int64, epoch int16, tp txn.TopicPartition) error {
 	var err *kerr.Error
 	s.txnShard(txnID).do(func(_ time.Time, c *txn.Coordinator) {
-		err = c.Verify(txnID, producerID, epoch, txn.TopicPartition{Topic: tp.topic, Partition: tp.partition})
+		err = c.Verify(txnID, producerID, epoch, tp)
 	})
 	if err != nil {
 		return produceError(err)
