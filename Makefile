@@ -64,7 +64,7 @@ lint: ## formatting, vet, and the rules of the house
 	$(GO) test -count=1 ./internal/lint
 
 lint-full: ## golangci-lint with .golangci.yml (installs it into bin/)
-	@[ -x bin/golangci-lint ] || GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
+	@[ -x bin/golangci-lint ] || GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 	bin/golangci-lint run
 
 schema: ## write config/outrelay.schema.json anew from the types
