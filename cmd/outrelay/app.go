@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/term"
 
@@ -73,8 +74,9 @@ func (a *app) client(opts ...kgo.Opt) (*kgo.Client, error) {
 
 // reach turns the failure to talk to a log into an error that says what to do.
 func (a *app) reach(err error) error {
-	if err == nil || errors.Is(err, outrelay.ErrConfig) || errors.Is(err, outrelay.ErrEnvironment) {
-		return err
+	var answer *kerr.Error
+	if err == nil || errors.Is(err, outrelay.ErrConfig) || errors.Is(err, outrelay.ErrEnvironment) || errors.As(err, &answer) || errors.Is(err, kafka.ErrNoTopic) {
+		return err // what the log has answered was reached
 	}
 	if errors.Is(kafka.Class(err), outrelay.ErrTransient) {
 		return &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "log-unreachable", Cause: "the log", Err: err,

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/outrelay/outrelay/internal/kafka"
@@ -36,17 +37,18 @@ no group and moves no offset.`,
 		Example: `  outrelay consume outbox.event.order
   outrelay consume outbox.event.order --from latest --follow --json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			start := kgo.NewOffset().AtStart()
+			start, begin := kgo.NewOffset().AtStart(), int64(-2)
 			switch from {
 			case "earliest":
 			case "latest":
-				start = kgo.NewOffset().AtEnd()
+				start, begin = kgo.NewOffset().AtEnd(), -1
 			default:
 				at, err := time.Parse(time.RFC3339, from)
 				if err != nil {
 					return usageError{fmt.Errorf("--from %q: write earliest, latest, or a time as 2026-11-01T00:00:00Z", from)}
 				}
-				start = kgo.NewOffset().AfterMilli(at.UnixMilli())
+				begin = at.UnixMilli()
+				start = kgo.NewOffset().AfterMilli(begin)
 			}
 			level := kgo.ReadCommitted()
 			if uncommitted {
@@ -57,7 +59,7 @@ no group and moves no offset.`,
 				return err
 			}
 			defer cl.Close()
-			return a.reach(a.consume(cmd.Context(), cl, args, limit, follow))
+			return a.reach(a.consume(cmd.Context(), cl, args, begin, limit, follow))
 		},
 	}
 	f := c.Flags()
@@ -68,9 +70,9 @@ no group and moves no offset.`,
 	return c
 }
 
-// consume prints until the end that the topics had at the start, the limit, or, following, for ever.
-func (a *app) consume(ctx context.Context, cl *kgo.Client, topics []string, limit int, follow bool) error {
-	left, err := endsOf(ctx, cl, topics)
+// consume begins at the timestamp, -2 the start and -1 the end as in ListOffsets, and prints until the end that the topics had at the start, the limit, or, following, for ever.
+func (a *app) consume(ctx context.Context, cl *kgo.Client, topics []string, begin int64, limit int, follow bool) error {
+	left, err := endsOf(ctx, cl, topics, begin)
 	if err != nil {
 		return err
 	}
@@ -112,8 +114,12 @@ type partitionKey struct {
 	partition int32
 }
 
-func endsOf(ctx context.Context, cl *kgo.Client, topics []string) (map[partitionKey]int64, error) {
+// endsOf returns the last stable offsets of the partitions that hold something at or after the timestamp begin.
+func endsOf(ctx context.Context, cl *kgo.Client, topics []string, begin int64) (map[partitionKey]int64, error) {
 	left := map[partitionKey]int64{}
+	if begin == -1 {
+		return left, nil
+	}
 	for _, t := range topics {
 		starts, err := kafka.StartOffsets(ctx, cl, t)
 		if err != nil {
@@ -127,6 +133,18 @@ func endsOf(ctx context.Context, cl *kgo.Client, topics []string) (map[partition
 			if end > starts[p] {
 				left[partitionKey{t, p}] = end
 			}
+		}
+	}
+	if begin < 0 {
+		return left, nil
+	}
+	after, err := kadm.NewClient(cl).ListOffsetsAfterMilli(ctx, begin, topics...)
+	if err != nil {
+		return nil, err
+	}
+	for k, end := range left {
+		if o, ok := after.Lookup(k.topic, k.partition); ok && o.Err == nil && o.Offset >= end {
+			delete(left, k)
 		}
 	}
 	return left, nil

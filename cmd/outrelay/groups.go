@@ -18,6 +18,7 @@ func newGroups(a *app) *cobra.Command {
 		Use: "groups", Short: "List, show and reset the groups of the configuration",
 		Long: `Works on the truth about what a group has applied: its rows of outrelay_offsets in the sink's database. Kafka's own group offsets
 follow them, for lag tools, and are never read.`,
+		Example: "  outrelay groups list\n  outrelay groups reset order-totals --to earliest",
 	}
 	cmd.AddCommand(groupsList(a), groupsShow(a), groupsReset(a))
 	return cmd

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -98,14 +99,35 @@ Exit codes: 0 ok, 1 runtime, 2 configuration, 3 environment, 4 data halt.`,
 		newTopics(a), newGroups(a), newProduce(a), newConsume(a),
 		newAudit(a), newDemo(a), newBench(a), newVersion(a),
 	)
-	for _, c := range root.Commands() {
-		wrapArgs(c)
-	}
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	completeHelp(root)
+	wrapArgs(root)
 	return root
 }
 
-// wrapArgs makes wrong arguments a usage error, at every depth.
+// completeHelp gives cobra's own verbs the examples that ours have.
+func completeHelp(root *cobra.Command) {
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Example = "  outrelay help topics create"
+		case "completion":
+			c.Example = "  source <(outrelay completion bash)"
+			for _, shell := range c.Commands() {
+				shell.Example = fmt.Sprintf("  outrelay completion %s > outrelay.%[1]s", shell.Name())
+			}
+		}
+	}
+}
+
+// wrapArgs makes wrong arguments a usage error, at every depth: also a verb that is not there, which cobra answers with help and 0 below the root.
 func wrapArgs(c *cobra.Command) {
+	if c.HasSubCommands() && !c.Runnable() {
+		c.DisableFlagsInUseLine = true
+		c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		c.Args = unknownCommand
+	}
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {
@@ -117,4 +139,15 @@ func wrapArgs(c *cobra.Command) {
 	for _, s := range c.Commands() {
 		wrapArgs(s)
 	}
+}
+
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return fmt.Errorf("unknown command %q for %q: did you mean %s?", args[0], cmd.CommandPath(), strings.Join(near, " or "))
+	}
+	return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
 }

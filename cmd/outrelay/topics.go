@@ -23,7 +23,8 @@ func (a *app) admin(ctx context.Context, fn func(context.Context, *kadm.Client) 
 }
 
 func newTopics(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "topics", Short: "List, create, alter, describe and delete topics of the log"}
+	cmd := &cobra.Command{Use: "topics", Short: "List, create, alter, describe and delete topics of the log",
+		Example: "  outrelay topics list\n  outrelay topics create orders --partitions 16"}
 	cmd.AddCommand(topicsList(a), topicsCreate(a), topicsAlter(a), topicsDescribe(a), topicsDelete(a))
 	return cmd
 }
@@ -92,6 +93,14 @@ func topicRows(ctx context.Context, adm *kadm.Client, internal bool) ([]topicRow
 	return rows, nil
 }
 
+// refused is the log's answer with its own words, where they say more than the code.
+func refused(topic string, err error, words string) error {
+	if words == "" || strings.Contains(err.Error(), words) {
+		return fmt.Errorf("topic %s: %w", topic, err)
+	}
+	return fmt.Errorf("topic %s: %w: %s", topic, err, words)
+}
+
 // configPairs reads NAME=VALUE arguments.
 func configPairs(list []string) (map[string]*string, error) {
 	m := map[string]*string{}
@@ -123,7 +132,7 @@ func topicsCreate(a *app) *cobra.Command {
 				}
 				for _, r := range rs.Sorted() {
 					if r.Err != nil {
-						return fmt.Errorf("topic %s: %w %s", r.Topic, r.Err, r.ErrMessage)
+						return refused(r.Topic, r.Err, r.ErrMessage)
 					}
 					fmt.Fprintf(a.out, "topic %s: created with %d partitions\n", r.Topic, r.NumPartitions)
 				}
@@ -178,7 +187,7 @@ func alterTopic(ctx context.Context, adm *kadm.Client, topic string, changes []k
 		}
 		for _, r := range rs {
 			if r.Err != nil {
-				return fmt.Errorf("topic %s: %w %s", r.Name, r.Err, r.ErrMessage)
+				return refused(r.Name, r.Err, r.ErrMessage)
 			}
 		}
 	}
@@ -191,7 +200,7 @@ func alterTopic(ctx context.Context, adm *kadm.Client, topic string, changes []k
 	}
 	for _, r := range rs.Sorted() {
 		if r.Err != nil {
-			return fmt.Errorf("topic %s: %w %s", r.Topic, r.Err, r.ErrMessage)
+			return refused(r.Topic, r.Err, r.ErrMessage)
 		}
 	}
 	return nil

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -25,14 +27,16 @@ prints every problem with its file, line and column, its cause and what to do. E
 			if err != nil && !errors.As(err, &ps) {
 				return err
 			}
-			if err == nil {
+			if c != nil {
 				// The handlers' parameters are checked by the sink's own parser.
-				ps, err = daemon.ValidateHandlers(c)
+				more, err := daemon.ValidateHandlers(c)
 				if err != nil {
 					return err
 				}
-			}
-			if c != nil {
+				ps = append(ps, more...)
+				slices.SortStableFunc(ps, func(a, b config.Problem) int {
+					return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+				})
 				for _, w := range c.Warnings() {
 					ps = append(ps, w)
 				}
@@ -80,7 +84,8 @@ func (a *app) report(c *config.Config, ps config.Problems) error {
 }
 
 func newConfig(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Show the configuration in force"}
+	cmd := &cobra.Command{Use: "config", Short: "Show the configuration in force",
+		Example: "  outrelay config show\n  outrelay config schema > outrelay.schema.json"}
 	var env bool
 	show := &cobra.Command{
 		Use:   "show",

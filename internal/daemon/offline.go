@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -39,8 +40,11 @@ func ValidateHandlers(c *config.Config) (config.Problems, error) {
 				if errors.As(err, &e) {
 					p.Code, p.Cause, p.Fix = e.Code, e.Cause, e.Fix
 					if e.Err != nil {
-						p.Cause += ": " + e.Err.Error()
+						p.Cause = strings.TrimPrefix(p.Cause+": "+e.Err.Error(), ": ")
 					}
+				}
+				if p.Fix == "" {
+					p.Fix = "docs/consumers.md says what a handler may use"
 				}
 				ps = append(ps, p)
 			}
