@@ -42,7 +42,7 @@ func (e *env) latencyReport(f *latencyFound) *Report {
 		{Name: "size of the binary", Value: float64(f.binary) / (1 << 20), Unit: "MB", Target: binaryTargetMB, AtMost: true},
 	}
 	lat := Table{Title: "Latency, ms", Header: []string{"from … to", "p50", "p90", "p99", "max", "events"},
-		Note: "A server notes a commit's time as it begins to write it: the source's sync is in the first line, the sink's is not. The second line has both, and the probe's own queries, every 0.5 ms."}
+		Note: "A server notes a commit's time as it begins to write it: the source's sync is in the first line, the sink's is not. The second line has both, and the probe's own queries, one a ms."}
 	row := func(name string, s span) {
 		lat.add(name, num(s.p50), num(s.p90), num(s.p99), num(s.max), num(s.n))
 	}
@@ -77,7 +77,7 @@ func (e *env) runTable(f *latencyFound) Table {
 	t.add("events a second, reached", num(f.rate))
 	t.add("Kafka transactions a second", num(f.stages.relayTxns/e.o.For.Seconds()))
 	t.add("sink transactions a second", num(f.stages.applies/e.o.For.Seconds()))
-	t.add("outrelay's share of one core", fmt.Sprintf("%.0f %%", 100*f.cpu))
+	t.add("share of one core: outrelay / PostgreSQL / load and probes", fmt.Sprintf("%.0f / %.0f / %.0f %%", 100*f.cpu, 100*f.pgCPU, 100*f.ownCPU))
 	for i, what := range []string{"first start, slot and topics created", "after SIGTERM", "after kill -9"} {
 		t.add("ready / source relayed, "+what, fmt.Sprintf("%s / %s ms", num(f.ready[i]), num(f.working[i])))
 	}

@@ -38,7 +38,8 @@ type load struct {
 func startLoad(ctx context.Context, dsn string, rate int) (*load, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	l := &load{cancel: cancel}
-	tickets := make(chan int, rate)
+	var next atomic.Int64
+	began := time.Now()
 	for range loadConns {
 		conn, err := pgx.Connect(ctx, dsn)
 		if err != nil {
@@ -48,46 +49,29 @@ func startLoad(ctx context.Context, dsn string, rate int) (*load, error) {
 		}
 		l.wg.Go(func() {
 			defer conn.Close(context.WithoutCancel(ctx))
-			l.work(ctx, conn, tickets)
+			l.work(ctx, conn, func() (int64, time.Time) {
+				n := next.Add(1)
+				return n, began.Add(time.Duration(n) * time.Second / time.Duration(rate))
+			})
 		})
 	}
-	l.wg.Go(func() { pace(ctx, rate, tickets) })
 	return l, nil
 }
 
-// pace hands out rate tickets a second, a few at a time as a service's requests come: every millisecond those that are due.
-func pace(ctx context.Context, rate int, tickets chan<- int) {
-	t := time.NewTicker(time.Millisecond)
-	defer t.Stop()
-	began, given := time.Now(), 0
+// work commits what is due: each connection takes the next order and waits for its time. When all are late, as behind a slow server, they catch up: the
+// rate holds, and what was late is in the latencies of the database, not of outrelay.
+func (l *load) work(ctx context.Context, conn *pgx.Conn, next func() (n int64, due time.Time)) {
 	for {
-		select {
-		case <-ctx.Done():
+		n, due := next()
+		if sleep(ctx, time.Until(due)) != nil {
 			return
-		case <-t.C:
 		}
-		for due := int(time.Since(began).Seconds() * float64(rate)); given < due; given++ {
-			select {
-			case tickets <- given:
-			default: // PostgreSQL cannot take more: the rate that was reached is reported
-			}
-		}
-	}
-}
-
-func (l *load) work(ctx context.Context, conn *pgx.Conn, tickets <-chan int) {
-	for {
-		select {
-		case <-ctx.Done():
+		// A transaction that was begun is finished: otherwise nobody would know whether it counts.
+		if err := order(context.WithoutCancel(ctx), conn, newID(), int(n)); err != nil {
+			l.fail(err)
 			return
-		case n := <-tickets:
-			// A transaction that was begun is finished: otherwise nobody would know whether it counts.
-			if err := order(context.WithoutCancel(ctx), conn, newID(), n); err != nil {
-				l.fail(err)
-				return
-			}
-			l.committed.Add(1)
 		}
+		l.committed.Add(1)
 	}
 }
 
@@ -121,12 +105,12 @@ func (l *load) stop() error {
 // probe commits events of its own and looks for each in the sink as a client would, by its key, until it is there. It returns, in ms, the times from the
 // commit's answer to the row: what a user could see. They include the commits' syncs, which the servers' own timestamps do not.
 func (l *latency) probe(ctx context.Context) (times []float64) {
-	out, err := pgx.Connect(ctx, l.shop)
+	out, err := pgx.Connect(ctx, l.localShop)
 	if err != nil {
 		return nil
 	}
 	defer out.Close(context.WithoutCancel(ctx))
-	in, err := pgx.Connect(ctx, l.warehouse)
+	in, err := pgx.Connect(ctx, l.localWarehouse)
 	if err != nil {
 		return nil
 	}

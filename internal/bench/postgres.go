@@ -3,7 +3,9 @@ package bench
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -26,6 +28,12 @@ func startPostgres(ctx context.Context) (*testenv.Postgres, string, error) {
 		return nil, "", err
 	}
 	return pg, strings.TrimPrefix(version, "PostgreSQL "), nil
+}
+
+// socketDSN is how to reach a database through the server's Unix socket.
+func socketDSN(pg *testenv.Postgres, db string) string {
+	_, port, _ := net.SplitHostPort(pg.Addr()) // our own address
+	return fmt.Sprintf("host=%s port=%s user=postgres dbname=%s sslmode=disable", filepath.Dir(pg.Data()), port, db)
 }
 
 // execute runs statements in a connection of their own; several in one string are one transaction.
