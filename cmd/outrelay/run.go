@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"syscall"
 
@@ -65,6 +66,15 @@ With OUTRELAY_CPUPROFILE=FILE in the environment, a CPU profile of the whole run
 // what is alive were allocated anew.
 const heapFloorBytes = 32 << 20
 
+// boundHeap makes the collector work harder as the memory in use comes near the bound: garbage would else take as much again as what a large
+// transaction keeps in buffers. It is no hard limit. An eighth is left to what the collector does not count, the program's own pages first. GOMEMLIMIT
+// in the environment says otherwise.
+func boundHeap(bytes int64) {
+	if os.Getenv("GOMEMLIMIT") == "" && bytes > 0 {
+		debug.SetMemoryLimit(bytes - bytes/8)
+	}
+}
+
 func runDaemon(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	if os.Geteuid() == 0 {
 		log.Warn("running as root; outrelay needs no privilege: use a user of its own")
@@ -89,6 +99,7 @@ func runDaemon(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	// through. The floor is never written to, so it is address space and no memory. A heap that is large in earnest grows as ever.
 	floor := make([]byte, heapFloorBytes)
 	defer runtime.KeepAlive(floor)
+	boundHeap(int64(c.Broker.Memory))
 	d := daemon.New(daemon.Options{Config: c, Version: version, Logger: log})
 	log.Info("outrelay starts", "version", version, "config", c.File(), "roles", c.Roles, "data", c.Data)
 	err := d.Run(ctx)
