@@ -44,7 +44,7 @@ func (d *Daemon) NewSource(name string) (sources.Source, error) {
 	return sourcepg.New(sourcepg.Options{
 		Name: outrelay.SourceID(name), ConnString: connString(s.Postgres, d.c.Place("sources."+name+".postgres")),
 		Slot: s.Slot, Publication: s.Publication, Tables: tables, Owner: d.LogID,
-		Logger: d.log.With("part", "source", "source", name), Registerer: d.registry,
+		Logger: d.log.With("part", "source"), Registerer: d.registry,
 	})
 }
 
