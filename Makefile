@@ -11,6 +11,9 @@ COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 SYSTEM  := ./test/...
 UNIT    := $$($(GO) list ./... | grep -v '/test/')
+# Random tests whose long form is for soak; the crash test over wal, segment and replica stays whole.
+BRIEF   := ./relay ./broker/segment
+WHOLE   := $$($(GO) list ./... | grep -vE '/test/|/relay$$|/broker/segment$$')
 FUZZTIME ?= 3s
 
 export CGO_ENABLED ?= 0
@@ -41,7 +44,8 @@ check: lint ## lint and unit tests, for the day's work
 test: deps lint test-unit test-system fuzz-short ## every test but the long ones
 
 test-unit: ## unit, property, crash and conformance tests under the race detector
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(UNIT)
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(WHOLE)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(BRIEF)
 	$(GO) test -tags failpoints -run plantedBug ./broker/replica
 
 test-system: build build-failpoints ## the real binary against real servers, with crashes
@@ -54,7 +58,7 @@ fuzz: ## ten minutes of each fuzz target
 	@FUZZTIME=10m scripts/fuzz
 
 soak: build build-failpoints ## the long forms of the crash and fault tests
-	OUTRELAY_SOAK=1 OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 4h $(SYSTEM) ./broker/...
+	OUTRELAY_SOAK=1 OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 4h $(SYSTEM) ./broker/... ./relay/...
 	$(BIN) demo --for 10m --rate 1000 --crash --json
 
 lint: ## formatting, vet, and the rules of the house
