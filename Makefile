@@ -14,7 +14,7 @@ UNIT    := $$($(GO) list ./... | grep -v '/test/')
 # Random tests whose long form is for soak; the crash test over wal, segment and replica stays whole.
 BRIEF   := ./relay ./broker/segment
 WHOLE   := $$($(GO) list ./... | grep -vE '/test/|/relay$$|/broker/segment$$')
-FUZZTIME ?= 3s
+FUZZTIME ?= 2s
 
 export CGO_ENABLED ?= 0
 
