@@ -48,7 +48,7 @@ type Broker struct {
 	Partitions        int      `yaml:"partitions" jsonschema_description:"Partitions of a topic that is created without a number." example:"16"`
 	ReplicationFactor int      `yaml:"replication_factor" jsonschema_description:"Copies of a partition; at most the number of nodes, which is 1." example:"1"`
 	Retention         Duration `yaml:"retention" jsonschema_description:"How long records are kept where the topic does not say." example:"7d"`
-	Memory            Size     `yaml:"memory" jsonschema_description:"Bound on bytes of requests in flight and of cached log tails." example:"256MB"`
+	Memory            Size     `yaml:"memory" jsonschema_description:"Bound on bytes of Produce requests in flight. Seven eighths of it is also the size from which the garbage collector works harder (GOMEMLIMIT overrides that)." example:"256MB"`
 }
 
 // HTTP is the listener for health, metrics and status.

@@ -15,7 +15,7 @@ import (
 func (s *session) init(ctx context.Context) error {
 	pos, err := s.firstPosition(ctx)
 	if err != nil {
-		return fmt.Errorf("source %s: %w", s.o.Source, err)
+		return s.named(err)
 	}
 	pos.Source = s.o.Source
 	failpoint.Hit("relay.afterInit")

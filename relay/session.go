@@ -83,7 +83,7 @@ func (s *session) gather(ctx context.Context) error {
 	for {
 		t, err := s.stream.Next(ctx)
 		if err != nil {
-			return fmt.Errorf("source %s: %w", s.o.Source, err)
+			return s.named(err)
 		}
 		if err := parts.check(&t); err != nil {
 			return err
@@ -205,4 +205,13 @@ func (s *session) unroutable(ctx context.Context, g *gather, t *outrelay.Txn, ev
 		return s.deadLetter(ctx, g, t, ev, table, bad)
 	}
 	return bad.halt(s.o.Source, t, ev, table)
+}
+
+// named says which source an error is of, unless it says so itself.
+func (s *session) named(err error) error {
+	var e *outrelay.Error
+	if errors.As(err, &e) && e.Place != "" {
+		return err
+	}
+	return fmt.Errorf("source %s: %w", s.o.Source, err)
 }
