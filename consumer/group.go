@@ -140,7 +140,7 @@ func (s *session) connect() error {
 	fetch, err := kgo.NewClient(append(slices.Clone(common),
 		kgo.KeepControlRecords(), // a drained partition's next offset is behind the last marker
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.FetchMinBytes(1), kgo.FetchMaxWait(time.Second),
+		kgo.FetchMinBytes(1), kgo.FetchMaxWait(fetchWaitMax),
 		kgo.FetchMaxBytes(fetchBytesMax), kgo.FetchMaxPartitionBytes(int32(min(o.BufferBytes, fetchPartitionBytesMax))),
 		kgo.MetadataMinAge(metadataAgeMin), kgo.MetadataMaxAge(metadataAgeMax),
 	)...)
@@ -175,7 +175,10 @@ func (s *session) connect() error {
 }
 
 const (
-	fetchBytesMax          = 8 << 20
+	fetchBytesMax = 8 << 20
+	// A partition that was paused is in no fetch until the one under way for the others has ended: when those have nothing new, after
+	// this long. The queue's other half must last until then.
+	fetchWaitMax           = 100 * time.Millisecond
 	fetchPartitionBytesMax = 1 << 20
 	metadataAgeMin         = 250 * time.Millisecond // a topic that does not exist yet is asked for this often
 	metadataAgeMax         = 15 * time.Second       // and a new partition is noticed within this
