@@ -123,7 +123,7 @@ func (b *sinkBench) fill(ctx context.Context) error {
 	if err := createTopic(ctx, c.kafka, relayTopic, 16); err != nil {
 		return err
 	}
-	cl, err := kafka.NewClient(kafka.Options{Seeds: []string{c.kafka}}, kgo.DefaultProduceTopic(relayTopic), kgo.RecordPartitioner(kafka.Partitioner()))
+	cl, err := kafka.NewClient(kafka.Options{Seeds: []string{c.kafka}}, kgo.DefaultProduceTopic(relayTopic))
 	if err != nil {
 		return err
 	}
