@@ -260,6 +260,7 @@ func (s *session) pollMember(ctx context.Context) {
 
 // housekeep looks at the log's ends, for the lag, and tells Kafka's tools where the group is.
 func (s *session) housekeep(ctx context.Context) {
+	s.lookAtTopics(ctx) // at once: a group that waits for its topics is ready
 	for backoff.Sleep(ctx, s.g.o.Clock, housekeepEvery) == nil {
 		s.lookAtTopics(ctx)
 		s.lookAtEnds(ctx)
