@@ -106,24 +106,6 @@ func TestGroup_boundedMemory(t *testing.T) {
 	e.drained(g)
 }
 
-// A partition that is paused because much of it waits goes on once there is room, whatever the fetch that is under way for the others waits for.
-func TestGroup_idlePartitionsHoldNobodyBack(t *testing.T) {
-	e := newEnv(t, 2)
-	tx := e.txnClient()
-	const pauses = 40
-	for range pauses {
-		e.produce(tx, 1, 400, true)
-	}
-	o := e.options()
-	o.BufferBytes, o.BatchRecords = 16<<10, 50 // less than one batch, and each takes several transactions
-	from := time.Now()
-	g, _ := e.start(o)
-	e.drained(g)
-	if took := time.Since(from); took > pauses*time.Second/5 {
-		t.Fatalf("%s for %d batches: each waited for the fetch of the other partition", took, pauses)
-	}
-}
-
 // Members come and go while records arrive: whatever they do, each record takes effect once and in order.
 func TestGroup_membersComeAndGo(t *testing.T) {
 	e := newEnv(t, 4)
