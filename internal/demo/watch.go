@@ -39,7 +39,7 @@ func (w *watcher) watch(ctx context.Context) {
 
 func (w *watcher) line(ctx context.Context) {
 	var p50, p99 float64
-	var n, upTo int64
+	var upTo int64
 	if w.conn == nil {
 		conn, err := pgx.Connect(ctx, w.d.w.Warehouse)
 		if err != nil {
@@ -47,13 +47,13 @@ func (w *watcher) line(ctx context.Context) {
 		}
 		w.conn = conn
 	}
-	err := w.conn.QueryRow(ctx, `select count(*), coalesce(max(n), $1), coalesce(percentile_cont(0.5) within group (order by ms), 0), coalesce(percentile_cont(0.99) within group (order by ms), 0)
-		from (select n, extract(epoch from pg_xact_commit_timestamp(xmin) - committed_at) * 1000 as ms from applied where n > $1) l`, w.last).Scan(&n, &upTo, &p50, &p99)
+	// Rows become visible out of the order of n: those that came late are missing in the sample of latencies, so all are counted anew.
+	err := w.conn.QueryRow(ctx, `select (select count(*) from applied), coalesce(max(n), $1), coalesce(percentile_cont(0.5) within group (order by ms), 0), coalesce(percentile_cont(0.99) within group (order by ms), 0)
+		from (select n, extract(epoch from pg_xact_commit_timestamp(xmin) - committed_at) * 1000 as ms from applied where n > $1) l`, w.last).Scan(&w.applied, &upTo, &p50, &p99)
 	if err != nil {
 		return // the next line will do
 	}
 	w.last = upTo
-	w.applied += n
 	committed := w.load.Committed()
 	inLog := "?"
 	if n, err := w.d.w.Process.relayed(ctx); err == nil { // unknown while outrelay restarts
