@@ -45,6 +45,7 @@ type Manager struct {
 	mu       sync.Mutex // guards what follows, and task.cancel
 	client   *kgo.Client
 	assigned map[int32]bool
+	told     bool            // the group has said what is assigned here, be it nothing
 	ctx      context.Context // of Run
 }
 
@@ -117,7 +118,8 @@ func (m *Manager) Ready() error {
 	if m.client == nil {
 		return errors.New("relay: the log has not been reached yet")
 	}
-	if _, generation := m.client.GroupMetadata(); generation < 0 {
+	// A member has a generation before it knows its assignment: whoever takes it for ready then, and writes, writes before the slot exists.
+	if _, generation := m.client.GroupMetadata(); generation < 0 || !m.told {
 		return errors.New("relay: not a member of group " + Group + " yet")
 	}
 	for _, t := range m.tasks {
@@ -221,6 +223,7 @@ func (m *Manager) leave() {
 func (m *Manager) onAssigned(_ context.Context, _ *kgo.Client, got map[string][]int32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.told = true // the client calls also when nothing is assigned
 	for _, p := range got[kafka.PositionsTopic] {
 		m.assigned[p] = true
 	}

@@ -57,6 +57,38 @@ func (b *bench) process(instance string) *process {
 
 func (p *process) state() relay.State { return p.m.Status()[0].State }
 
+// A member has a generation before it knows what is assigned to it. It is not ready then: what commits at the source would be before the slot.
+func TestManager_IsNotReadyBeforeItsAssignment(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var syncs atomic.Int64
+	var hold atomic.Bool
+	hold.Store(true)
+	b.log.ControlKey(14, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.log.KeepControl()
+		syncs.Add(1)
+		if !hold.Load() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.SyncGroupResponse)
+		resp.ErrorCode = kerr.RebalanceInProgress.Code
+		return resp, nil, true
+	})
+	p := b.process("one")
+	b.Wait("it has joined again and again", func() bool {
+		if p.m.Ready() == nil {
+			t.Errorf("ready without an assignment, the source is %s", p.state())
+			return true
+		}
+		return syncs.Load() >= 4
+	})
+	hold.Store(false)
+	b.Wait("ready", func() bool { return p.m.Ready() == nil })
+	if st := p.state(); st != relay.StateRunning {
+		t.Errorf("ready, but the source is %s", st)
+	}
+}
+
 func TestManager_RelaysWhatIsAssignedAndTellsHowItIs(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
