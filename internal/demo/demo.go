@@ -173,6 +173,7 @@ func (r Result) Report(o Options) error {
   %d source transactions a second, %d restarts by kill -9 (slowest back at work after %d ms)
   latency from commit to commit: p50 %.1f ms, p99 %.1f ms
   %s
+  next: write an outrelay.yaml like the one above for databases of your own, then: outrelay validate && outrelay run
 committed %d  in log %d  applied %d  lost %d  duplicated %d  reordered %d
 `, int(r.TxnsPerSecond), r.Restarts, r.SlowestBackMS, r.P50MS, r.P99MS, verdict,
 		r.Committed, r.InLog, r.Applied, r.Lost, r.Duplicated, r.Reordered)
