@@ -18,7 +18,7 @@ FUZZTIME ?= 2s
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build build-failpoints deps demo check test test-unit test-system fuzz-short fuzz soak lint lint-full schema \
+.PHONY: help build build-failpoints deps deps-kafka demo check test test-unit test-system fuzz-short fuzz soak lint lint-full schema \
         bench-relay bench-latency bench-sink bench-log clean
 
 help: ## list the targets
@@ -35,13 +35,16 @@ build-failpoints: ## build the binary that tests can crash at named points
 deps: ## install what the tests need: PostgreSQL, kcat
 	@scripts/install-deps
 
+deps-kafka: ## install Java and Maven where they are missing, and fetch Apache Kafka's jars (once)
+	@scripts/install-deps kafka
+
 demo: build ## run the main job for 30 s, with crashes, and count from outside
 	$(BIN) demo --for 30s --rate 500 --crash
 
 check: lint ## lint and unit tests, for the day's work
 	$(GO) test -short $(UNIT)
 
-test: deps lint test-unit test-system fuzz-short ## every test but the long ones
+test: deps deps-kafka lint test-unit test-system fuzz-short ## every test but the long ones
 
 test-unit: ## unit, property, crash and conformance tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(WHOLE)

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sort"
 	"strconv"
 	"strings"
@@ -51,13 +50,6 @@ type Postgres struct {
 	once    sync.Once
 }
 
-// process is one run of the server.
-type process struct {
-	pid  int
-	done chan struct{} // closed when the server has ended
-	err  error         // valid once done is closed
-}
-
 // StartPostgres starts a server that is stopped and removed at the end of tb's test. It returns when the server takes connections.
 func StartPostgres(tb TB, o PostgresOptions) *Postgres {
 	tb.Helper()
@@ -92,7 +84,7 @@ func OpenPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 		return nil, err
 	}
 	p := &Postgres{opts: o, bin: bin, dir: dir, cred: cred}
-	if p.guard, err = startGuard(p.Data(), dir); err != nil {
+	if p.guard, err = startGuard(filepath.Join(p.Data(), "postmaster.pid"), "QUIT", dir); err != nil {
 		os.RemoveAll(dir)
 		return nil, err
 	}
@@ -331,22 +323,8 @@ func (p *Postgres) launch(ctx context.Context) error {
 		Setsid:     true,
 		Pdeathsig:  syscall.SIGQUIT, // an immediate shutdown; the guard removes what is left
 	}
-	proc := &process{done: make(chan struct{})}
-	started := make(chan error, 1)
-	go func() {
-		// The kernel sends Pdeathsig when the thread that forked ends, so that thread stays until the server has ended.
-		runtime.LockOSThread()
-		err := cmd.Start()
-		if err == nil {
-			proc.pid = cmd.Process.Pid
-		}
-		started <- err
-		if err == nil {
-			proc.err = cmd.Wait()
-			close(proc.done)
-		}
-	}()
-	if err := <-started; err != nil {
+	proc, err := startProcess(cmd)
+	if err != nil {
 		return fmt.Errorf("start of postgres: %w", err)
 	}
 	if err := p.waitReady(ctx, proc); err != nil {

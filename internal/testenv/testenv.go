@@ -21,16 +21,17 @@ type TB interface {
 }
 
 // guardScript waits until its standard input ends, which happens when the process that holds the other end dies in whatever way, or
-// closes it; then it stops the server whose data directory is $1 and removes the directory $2. The loop ends by itself after 10 s.
+// closes it; then it sends signal $2 to the server whose process id is the first line of file $1, kills it if it is there after 10 s, and removes
+// the directory $3.
 const guardScript = `cat >/dev/null
-if [ -f "$1/postmaster.pid" ]; then
-  pid=$(head -n 1 "$1/postmaster.pid")
-  kill -QUIT "$pid" 2>/dev/null
+if [ -f "$1" ]; then
+  pid=$(head -n 1 "$1")
+  kill -"$2" "$pid" 2>/dev/null
   i=0
   while kill -0 "$pid" 2>/dev/null && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done
   kill -KILL "$pid" 2>/dev/null
 fi
-rm -rf "$2"
+rm -rf "$3"
 `
 
 // guard is the process that cleans up when this one is gone.
@@ -39,14 +40,15 @@ type guard struct {
 	cmd   *exec.Cmd
 }
 
-// startGuard starts the process that removes dir, and the server that runs in data, when this process ends.
-func startGuard(data, dir string) (*guard, error) {
+// startGuard starts the process that removes dir when this process ends, after it has ended the server whose process id is in pidFile by the
+// signal of that name.
+func startGuard(pidFile, signal, dir string) (*guard, error) {
 	r, w, err := os.Pipe() // both ends are close-on-exec: no other child keeps the guard waiting
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	cmd := exec.Command("/bin/sh", "-c", guardScript, "outrelay-testenv-guard", data, dir)
+	cmd := exec.Command("/bin/sh", "-c", guardScript, "outrelay-testenv-guard", pidFile, signal, dir)
 	cmd.Stdin = r
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt at the terminal must not end the guard first
 	if err := cmd.Start(); err != nil {

@@ -3,7 +3,6 @@ package testenv_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -55,7 +54,7 @@ func TestPostgres_goneWithTheProcess(t *testing.T) {
 	t.Parallel()
 	if dirFile := os.Getenv("TESTENV_CHILD"); dirFile != "" {
 		pg := testenv.StartPostgres(t, testenv.PostgresOptions{NoFsync: true})
-		if err := os.WriteFile(dirFile+".new", fmt.Appendf(nil, "%s %d", pg.Data(), pg.Pid()), 0o600); err != nil {
+		if err := os.WriteFile(dirFile+".new", fmt.Appendf(nil, "%s %d", filepath.Dir(pg.Data()), pg.Pid()), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Rename(dirFile+".new", dirFile); err != nil {
@@ -63,31 +62,7 @@ func TestPostgres_goneWithTheProcess(t *testing.T) {
 		}
 		select {}
 	}
-	dirFile := filepath.Join(t.TempDir(), "dir")
-	child := exec.Command(os.Args[0], "-test.run=^TestPostgres_goneWithTheProcess$")
-	child.Env = append(os.Environ(), "TESTENV_CHILD="+dirFile)
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var data string
-	var pid int
-	waitFor(t, "the child's server", func() bool {
-		b, err := os.ReadFile(dirFile)
-		if err != nil {
-			return false
-		}
-		_, err = fmt.Sscan(string(b), &data, &pid)
-		return err == nil
-	})
-	if err := child.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = child.Wait()
-	waitFor(t, "server and directory to go", func() bool {
-		_, derr := os.Stat(filepath.Dir(data))
-		_, perr := os.Stat(fmt.Sprintf("/proc/%d", pid))
-		return os.IsNotExist(derr) && os.IsNotExist(perr)
-	})
+	diesWithItsProcess(t, "TestPostgres_goneWithTheProcess")
 }
 
 func TestPostgresBinDirs_namesRealDirectories(t *testing.T) {
@@ -103,12 +78,12 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(30 * time.Second)
+	limit := time.After(60 * time.Second)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-limit:
-			t.Fatalf("waited 30 s for %s", what)
+			t.Fatalf("waited 60 s for %s", what)
 		}
 	}
 }
