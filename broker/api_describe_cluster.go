@@ -27,5 +27,8 @@ func handleDescribeCluster(s *Server, c *conn, kreq kmsg.Request) pending {
 	b.NodeID, b.Host, b.Port = s.opts.NodeID, host, port
 	resp.Brokers = append(resp.Brokers, b)
 	resp.ClusterID, resp.ControllerID, resp.EndpointType = s.ClusterID(), s.opts.NodeID, 1
+	if req.IncludeClusterAuthorizedOperations {
+		resp.ClusterAuthorizedOperations = clusterOperations
+	}
 	return answer(resp)
 }

@@ -1,15 +1,14 @@
 package broker
 
 import (
-	"path/filepath"
-
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// DescribeLogDirs, key 35: v0–4
+// DescribeLogDirs, key 35: v0–5
 //
 //   - v0: KIP-113; v2: flexible; v3: an error for the whole answer; v4: sizes of the volume (KIP-827), which are not told
+//   - v5: whether the directory is cordoned (KIP-1066), which one of one cannot be
 //
 // There is one directory.
 
@@ -18,10 +17,7 @@ func handleDescribeLogDirs(s *Server, _ *conn, kreq kmsg.Request) pending {
 	resp := req.ResponseKind().(*kmsg.DescribeLogDirsResponse)
 	dir := kmsg.NewDescribeLogDirsResponseDir()
 	dir.TotalBytes, dir.UsableBytes = -1, -1
-	dir.Dir = s.opts.DataDir
-	if abs, err := filepath.Abs(dir.Dir); err == nil {
-		dir.Dir = abs
-	}
+	dir.Dir = s.logDir()
 	set := s.topics.set()
 	add := func(t *topic, want func(int32) bool) {
 		dt := kmsg.NewDescribeLogDirsResponseDirTopic()

@@ -12,7 +12,7 @@ import (
 	"github.com/outrelay/outrelay/broker/replica"
 )
 
-// Fetch, key 1: v4–17
+// Fetch, key 1: v4–18
 //
 //   - v4: isolation level, last stable offset, aborted transactions (KIP-98)
 //   - v5: log start offset (KIP-107)
@@ -21,7 +21,7 @@ import (
 //   - v11: rack (KIP-392): one node has no nearer replica
 //   - v12: flexible; last fetched epoch and diverging epoch (KIP-595)
 //   - v13: topic ids (KIP-516)
-//   - v15–17: fields of replicas, which are not served here
+//   - v15–18: fields of replicas, which are not served here
 //
 // A fetch waits in the connection's writer until it has min_bytes, max_wait has passed, or a partition has an error. The first batch
 // of the first partition that has one is returned whatever its size (KIP-74). How much answers may hold over all connections

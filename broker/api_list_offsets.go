@@ -5,16 +5,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// ListOffsets, key 2: v0–10
+// ListOffsets, key 2: v0–11
 //
 //   - v0: a list of offsets before a time; at most one is given
 //   - v1: one offset and its timestamp (KIP-79)
 //   - v2: isolation level (KIP-98); v4: leader epochs (KIP-320)
 //   - v6: flexible; v7: -3, the record with the largest timestamp (KIP-734)
 //   - v8: -4, the earliest local offset (KIP-405); v9: -5, the latest tiered offset (KIP-1005)
-//   - v10: a timeout, for tiered storage
+//   - v10: a timeout, for tiered storage; v11: -6, the earliest offset that is still to be tiered (KIP-1023)
 //
-// Nothing is tiered here: -4 is -2, and -5 finds nothing.
+// Nothing is tiered here: -4 is -2, and -5 and -6 find nothing.
 
 // What a timestamp below zero asks for.
 const (
@@ -23,6 +23,7 @@ const (
 	askMaxTimestamp = -3
 	askLocal        = -4
 	askTiered       = -5
+	askUntiered     = -6
 )
 
 func handleListOffsets(s *Server, _ *conn, kreq kmsg.Request) pending {
@@ -85,6 +86,8 @@ func askedSince(ts int64) int16 {
 		return 8
 	case askTiered:
 		return 9
+	case askUntiered:
+		return 11
 	}
 	return 1 << 14
 }
@@ -102,7 +105,7 @@ func (p *partition) findOffset(ts int64, committed bool) (offset, timestamp int6
 	case askMaxTimestamp:
 		offset, timestamp = p.MaxTimestamp()
 		return offset, timestamp, nil
-	case askTiered:
+	case askTiered, askUntiered:
 		return -1, -1, nil
 	}
 	end := p.HighWatermark()

@@ -33,12 +33,15 @@ func handleMetadata(s *Server, c *conn, kreq kmsg.Request) pending {
 	resp.Brokers = append(resp.Brokers, b)
 	resp.ControllerID = s.opts.NodeID
 	resp.ClusterID = kmsg.StringPtr(s.ClusterID())
-
+	if req.IncludeClusterAuthorizedOperations {
+		resp.AuthorizedOperations = clusterOperations
+	}
 	set := s.topics.set()
 	if req.Topics == nil || req.Version == 0 && len(req.Topics) == 0 {
 		for _, name := range sortedNames(set) {
 			resp.Topics = append(resp.Topics, s.topicMetadata(set.byName[name]))
 		}
+		addTopicOperations(req, resp)
 		return answer(resp)
 	}
 	create := *s.opts.AutoCreateTopics && (req.Version < 4 || req.AllowAutoTopicCreation)
@@ -76,6 +79,16 @@ func (s *Server) metadataTopics(ctx context.Context, req *kmsg.MetadataRequest, 
 		if name := *rt.Topic; !seen[name] {
 			seen[name] = true
 			resp.Topics = append(resp.Topics, s.metadataByName(ctx, name, create))
+		}
+	}
+	addTopicOperations(req, resp)
+}
+
+// addTopicOperations says of each topic what may be done with it, if the client asked.
+func addTopicOperations(req *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) {
+	for i := range resp.Topics {
+		if req.IncludeTopicAuthorizedOperations && resp.Topics[i].ErrorCode == 0 {
+			resp.Topics[i].AuthorizedOperations = topicOperations
 		}
 	}
 }

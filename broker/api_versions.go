@@ -14,10 +14,8 @@ import (
 //   - v3: flexible, client software (KIP-511), features (KIP-584). The answer's header stays v0
 //   - v4: features with minimum version 0 (KIP-1022)
 //
-// Only what is served is advertised. transaction.version 2 is finalized, so that clients use Produce v12 and EndTxn v5 (KIP-890).
-
-// The features that are served, and the level that is in force. Levels are only raised where all of a level works.
-const featureTransactionVersion = 2
+// Only what is served is advertised. transaction.version is 2 unless UpdateFeatures lowered it, so clients use Produce v12 and EndTxn v5
+// (KIP-890).
 
 // softwareName is what KIP-511 allows as a client's name and version.
 var softwareName = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?$`)
@@ -33,16 +31,7 @@ func handleAPIVersions(s *Server, _ *conn, kreq kmsg.Request) pending {
 		resp.ApiKeys = append(resp.ApiKeys, apiRange(a))
 	}
 	if req.Version >= 3 {
-		sf := kmsg.NewApiVersionsResponseSupportedFeature()
-		sf.Name, sf.MaxVersion = "transaction.version", featureTransactionVersion
-		if req.Version < 4 {
-			sf.MinVersion = 1 // clients of v3 take 0 for an error
-		}
-		resp.SupportedFeatures = append(resp.SupportedFeatures, sf)
-		ff := kmsg.NewApiVersionsResponseFinalizedFeature()
-		ff.Name, ff.MinVersionLevel, ff.MaxVersionLevel = sf.Name, featureTransactionVersion, featureTransactionVersion
-		resp.FinalizedFeatures = append(resp.FinalizedFeatures, ff)
-		resp.FinalizedFeaturesEpoch = 1
+		s.addFeatures(resp)
 	}
 	return answer(resp)
 }

@@ -4,6 +4,8 @@ import (
 	"net"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay/broker/replica"
 )
 
 // For tests of the package from outside.
@@ -73,4 +75,15 @@ func DecodeProduce(version int16, frame []byte) error {
 		return err
 	}
 	return (&produceRequest{version: version}).ReadFrom(body)
+}
+
+// Append writes a batch to a partition past everything that checks clients: what a broken broker may have left behind.
+func (s *Server) Append(topic string, partition int32, batch []byte) error {
+	p, err := s.partition(topic, partition)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	p.Produce(batch, replica.ProduceOptions{}, func(r replica.ProduceResult) { done <- r.Err })
+	return <-done
 }

@@ -12,7 +12,7 @@ import (
 // The decoder itself trusts what it reads too far for bytes that strangers send.
 //
 // Letters: b int8 or bool, h int16, i int32, l int64, u uuid, s string, n nullable string, B bytes, and [ … ] for an array of structs
-// or, with a single letter, of that primitive written [=x ]. A suffix :a-b, :a+ or :a says the versions that have the field.
+// or, with a single letter, of that primitive written [=x ]; ( … ) is a struct that may be null. A suffix :a-b, :a+ or :a says the versions that have the field.
 // The number is the first flexible version, with -1 for none.
 var schemaTexts = map[int16]struct {
 	flexible int16
@@ -40,10 +40,11 @@ var schemaTexts = map[int16]struct {
 	24: {3, "s:0-3 l:0-3 h:0-3 [ s [=i ] ]:0-3 [ s l h b [ s [=i ] ] ]:4+"},
 	25: {3, "s l h s"},
 	26: {3, "s l h b"},
-	27: {1, "[ l h b [ s [=i ] ] i ]"},
+	27: {1, "[ l h b [ s [=i ] ] i b:2+ ]"},
 	28: {3, "s s l h i:3+ s:3+ n:3+ [ s [ i l i:2+ n ] ]"},
 	32: {4, "[ b s [=s ] ] b:1+ b:3+"},
 	33: {2, "[ b s [ s n ] ] b"},
+	34: {2, "[ s [ s [=i ] ] ]"},
 	35: {2, "[ s [=i ] ]"},
 	36: {2, "B"},
 	37: {2, "[ s i [ [=i ] ] ] i b:0+"},
@@ -53,11 +54,14 @@ var schemaTexts = map[int16]struct {
 	45: {0, "i b:1+ [ s [ i [=i ] ] ]"},
 	46: {0, "i [ s [=i ] ]"},
 	47: {-1, "s [ s [=i ] ]"},
+	55: {0, "[ s [ i ] ]"},
+	57: {0, "i [ s h b ] b:1+"},
 	60: {0, "b b:1+ b:2+"},
 	61: {0, "[ s [=i ] ]"},
 	65: {0, "[=s ]"},
 	66: {0, "[=s ] [=l ] l:1+ n:2+"},
 	74: {0, "[=b ]:1+"},
+	75: {0, "[ s ] i ( s i )"},
 }
 
 // shape is a parsed schema.
@@ -67,7 +71,7 @@ type shape struct {
 }
 
 type shapeField struct {
-	kind     byte // a letter, '[' for an array of structs, '=' for an array of primitives of kind elem
+	kind     byte // a letter, '[' for an array of structs, '=' for an array of primitives of kind elem, '(' for a nullable struct
 	elem     byte
 	from, to int16
 	fields   []shapeField
@@ -90,13 +94,13 @@ func parseShape(tokens []string) (fields []shapeField, rest []string) {
 	for len(tokens) > 0 {
 		tok := tokens[0]
 		tokens = tokens[1:]
-		if tok[0] == ']' {
+		if tok[0] == ']' || tok[0] == ')' {
 			return fields, append([]string{tok}, tokens...)
 		}
 		f := shapeField{kind: tok[0]}
 		suffix := tok[1:]
 		switch {
-		case tok == "[":
+		case tok == "[", tok == "(":
 			f.fields, tokens = parseShape(tokens)
 			suffix, tokens = tokens[0][1:], tokens[1:]
 		case strings.HasPrefix(tok, "[="):
@@ -165,6 +169,10 @@ func checkFields(r *reader, fields []shapeField, version int16, flexible bool) {
 				}
 				checkFields(r, f.fields, version, flexible)
 			}
+		case '(':
+			if r.int8() >= 0 {
+				checkFields(r, f.fields, version, flexible)
+			}
 		case '=':
 			for range r.arrayLen(flexible, minKind(f.elem, flexible)) {
 				if r.bad {
@@ -193,7 +201,7 @@ func checkKind(r *reader, kind byte, flexible bool) {
 // minKind returns the fewest bytes that a primitive takes.
 func minKind(kind byte, flexible bool) int {
 	switch kind {
-	case 'b':
+	case 'b', '(':
 		return 1
 	case 'h':
 		return 2

@@ -117,6 +117,12 @@ func (c *Client) AllocateProducerIDs(ctx context.Context, n int64) (first int64,
 	return o.first, err
 }
 
+// SetFeatures sets the levels of features (UpdateFeatures), all of them or none. Which levels there are is the caller's to know.
+func (c *Client) SetFeatures(ctx context.Context, levels map[string]int16) error {
+	_, err := c.do(ctx, command{Op: opSetFeatures, Features: levels})
+	return err
+}
+
 func (c *Client) do(ctx context.Context, cmd command) (outcome, error) {
 	b, err := cmd.encode()
 	if err != nil {

@@ -224,6 +224,7 @@ func FuzzClusterCommand(f *testing.F) {
 		`{"v":1,"op":"create_topic","name":"t","id":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16],"partitions":2,"nodes":[1]}`,
 		`{"v":1,"op":"create_partitions","name":"t","partitions":3,"nodes":[1]}`, `{"v":1,"op":"delete_topic","name":"t"}`,
 		`{"v":1,"op":"alter_configs","name":"t","configs":{"a":"b"},"unset":["c"]}`, `{"v":1,"op":"allocate_producer_ids","count":5}`,
+		`{"v":1,"op":"set_features","features":{"transaction.version":1}}`,
 		`{"v":1,"op":"register_node","node":{"id":1}}`, `{"v":1,"op":"bootstrap","cluster_id":"c"}`, `{"v":2}`, `{"v":1,"op":"x"}`, ``,
 	} {
 		f.Add([]byte(s))

@@ -20,6 +20,7 @@ const (
 	opSetConfigs       = "set_configs"
 	opAlterConfigs     = "alter_configs"
 	opAllocate         = "allocate_producer_ids"
+	opSetFeatures      = "set_features"
 )
 
 // command is an entry of group 0. Fields that an operation does not use are absent.
@@ -35,6 +36,7 @@ type command struct {
 	Nodes      []int32           `json:"nodes,omitempty"` // of each new partition's replicas, the preferred leader first
 	Configs    map[string]string `json:"configs,omitempty"`
 	Unset      []string          `json:"unset,omitempty"`
+	Features   map[string]int16  `json:"features,omitempty"`
 	Count      int64             `json:"count,omitempty"`
 	TimeMs     int64             `json:"time_ms,omitempty"`
 }

@@ -91,6 +91,8 @@ func (s *State) apply(c command) (o outcome, known bool) {
 		return s.createPartitions(c), true
 	case opSetConfigs, opAlterConfigs:
 		return s.setConfigs(c), true
+	case opSetFeatures:
+		return s.setFeatures(c), true
 	case opAllocate:
 		if c.Count < 1 || c.Count > producerIDsMax {
 			return refuse(kerr.InvalidRequest, "%d producer ids, want 1 to %d", c.Count, producerIDsMax), true
@@ -206,6 +208,19 @@ func (s *State) setConfigs(c command) outcome {
 	return outcome{topic: &n}
 }
 
+func (s *State) setFeatures(c command) outcome {
+	for _, name := range slices.Sorted(maps.Keys(c.Features)) {
+		if l := c.Features[name]; l < 0 {
+			return refuse(kerr.InvalidUpdateVersion, "feature %s: level %d", name, l)
+		}
+	}
+	if s.Features == nil {
+		s.Features = map[string]int16{}
+	}
+	maps.Copy(s.Features, c.Features)
+	return outcome{}
+}
+
 // ValidTopicName reports whether Kafka allows the name. It is also safe as a file name.
 func ValidTopicName(name string) bool {
 	if len(name) < 1 || len(name) > 249 || name == "." || name == ".." {
@@ -233,6 +248,8 @@ type snapshot struct {
 	NextGroup      replica.GroupID `json:"next_group"`
 	NextReplica    uint64          `json:"next_replica"`
 	NextProducerID int64           `json:"next_producer_id"`
+
+	Features map[string]int16 `json:"features,omitempty"`
 }
 
 // Checkpoint implements replica.StateMachine: the state is immutable, so freezing it is taking a pointer.
@@ -241,7 +258,7 @@ func (m *Machine) Checkpoint() func() ([]byte, error) {
 	return func() ([]byte, error) {
 		sn := snapshot{
 			ClusterID: s.ClusterID, Deleted: s.Deleted, Version: s.Version,
-			NextGroup: s.nextGroup, NextReplica: s.nextReplica, NextProducerID: s.nextProducerID,
+			NextGroup: s.nextGroup, NextReplica: s.nextReplica, NextProducerID: s.nextProducerID, Features: s.Features,
 		}
 		for _, id := range slices.Sorted(maps.Keys(s.Nodes)) {
 			sn.Nodes = append(sn.Nodes, s.Nodes[id])
@@ -276,7 +293,7 @@ func decodeSnapshot(blob []byte) (*State, error) {
 		return nil, fmt.Errorf("cluster state: %w: %w", replica.ErrCorrupt, err)
 	}
 	s := emptyState()
-	s.ClusterID, s.Deleted, s.Version = sn.ClusterID, sn.Deleted, sn.Version
+	s.ClusterID, s.Deleted, s.Version, s.Features = sn.ClusterID, sn.Deleted, sn.Version, sn.Features
 	s.nextGroup, s.nextReplica, s.nextProducerID = sn.NextGroup, sn.NextReplica, sn.NextProducerID
 	for _, n := range sn.Nodes {
 		if n == nil {

@@ -57,8 +57,9 @@ type State struct {
 	Nodes     map[int32]*Node
 	Topics    map[string]*Topic
 	ByID      map[TopicID]*Topic
-	Deleted   []Deleted // tombstones: groups that will never be used again
-	Version   uint64    // grows with every change
+	Deleted   []Deleted        // tombstones: groups that will never be used again
+	Features  map[string]int16 // levels that were set (KIP-584); who serves a feature knows what counts when there is none
+	Version   uint64           // grows with every change
 
 	nextGroup      replica.GroupID
 	nextReplica    uint64
@@ -99,7 +100,7 @@ func emptyState() *State {
 func (s *State) clone() *State {
 	c := *s
 	c.Nodes, c.Topics, c.ByID = maps.Clone(s.Nodes), maps.Clone(s.Topics), maps.Clone(s.ByID)
-	c.Deleted = slices.Clip(s.Deleted)
+	c.Deleted, c.Features = slices.Clip(s.Deleted), maps.Clone(s.Features)
 	c.Version++
 	return &c
 }

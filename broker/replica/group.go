@@ -284,6 +284,28 @@ func (g *group) respond(w *write, fx *effects) {
 }
 
 // step gives raft a message. Errors are of messages that no longer matter (a peer that was removed, a proposal that raft dropped).
+// status describes the group.
+func (g *group) status() GroupStatus {
+	rs := g.rn.Status()
+	st := GroupStatus{Term: g.term, Leader: rs.Lead, Commit: rs.GetCommit(), Last: g.log.last()}
+	add := func(id uint64, learner bool) {
+		r := ReplicaStatus{ReplicaID: id, Learner: learner}
+		if id == g.replicaID {
+			r.Match = st.Last
+		} else {
+			r.Match = rs.Progress[id].Match
+		}
+		st.Replicas = append(st.Replicas, r)
+	}
+	for _, id := range g.log.cs.GetVoters() {
+		add(id, false)
+	}
+	for _, id := range g.log.cs.GetLearners() {
+		add(id, true)
+	}
+	return st
+}
+
 func (g *group) step(m *pb.Message) { _ = g.rn.Step(m) }
 
 // apply applies one MsgStorageApply.

@@ -299,5 +299,32 @@ func (n *Node) Leader(g GroupID) (epoch int32, ok bool) {
 	return int32(v >> 1), v&1 == 1
 }
 
+// GroupStatus describes a group as this node sees it.
+type GroupStatus struct {
+	Term         uint64
+	Leader       uint64 // replica id; 0: unknown
+	Commit, Last uint64 // raft indexes
+	Replicas     []ReplicaStatus
+}
+
+// ReplicaStatus is one replica of a group. Match is how much of the log it is known to hold: of others only the leader knows.
+type ReplicaStatus struct {
+	ReplicaID uint64
+	Match     uint64
+	Learner   bool
+}
+
+// Status describes a group of this node. It asks the goroutine that owns the group, and waits for it. Errors: ErrUnknownGroup, ErrClosed.
+func (n *Node) Status(id GroupID) (st GroupStatus, err error) {
+	n.mu.Lock()
+	h := n.groups[id]
+	n.mu.Unlock()
+	if h == nil || h.g == nil {
+		return st, ErrUnknownGroup
+	}
+	err = n.onGroup(id, h, func() { st = h.g.status() })
+	return st, err
+}
+
 // step gives a group a message from another node.
 func (n *Node) step(g GroupID, m *pb.Message) { n.shardOf(g).push(event{g: g, msg: m}, false) }

@@ -197,6 +197,24 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			return err.Message + "\n"
 		}
 		return "ok\n"
+	case "describe":
+		d, err := s.c.Describe(id)
+		if err != nil {
+			return err.Message + "\n"
+		}
+		return describe(s.now, d)
+	case "list":
+		var b strings.Builder
+		for _, d := range s.c.List() {
+			b.WriteString(describe(s.now, d))
+		}
+		return b.String()
+	case "owns":
+		var b strings.Builder
+		for _, tp := range partitions(t, str("to", "t/0")) {
+			fmt.Fprintf(&b, "%s/%d %v\n", tp.Topic, tp.Partition, s.c.Owns(pid, tp))
+		}
+		return b.String()
 	case "commit", "abort":
 		s.c.EndTxn(s.now, txn.End{ID: id, ProducerID: pid, ProducerEpoch: epoch, Commit: d.Cmd == "commit", Bump: num("v", 5) >= 5}, to)
 	case "tick":
@@ -250,6 +268,14 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
 	}
 	return s.drain()
+}
+
+func describe(now time.Time, d txn.Description) string {
+	open := "not open"
+	if d.StartMs >= 0 {
+		open = "open for " + now.Sub(time.UnixMilli(d.StartMs)).String()
+	}
+	return fmt.Sprintf("%s: %v %d/%d, %s of %v, %v\n", d.ID, d.State, d.ProducerID, d.ProducerEpoch, open, d.Timeout, d.Partitions)
 }
 
 func partitions(t *testing.T, s string) (out []txn.TopicPartition) {
