@@ -28,6 +28,8 @@ func (s *Server) coordinatorAPIs() []api {
 		{key: 28, min: 0, max: 5, handle: handleTxnOffsetCommit},
 		{key: 42, min: 0, max: 2, handle: handleDeleteGroups},
 		{key: 47, min: 0, max: 0, handle: handleOffsetDelete},
+		{key: 68, min: 0, max: 1, handle: handleConsumerGroupHeartbeat},
+		{key: 69, min: 0, max: 1, handle: handleConsumerGroupDescribe},
 	}
 }
 

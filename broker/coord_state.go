@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf16"
@@ -40,7 +42,11 @@ func (s *Server) shards() *coordinators {
 			g := &groupShard{s: s, topic: offsetsTopic, index: int32(i)}
 			g.core = group.New(group.Options{
 				InitialRebalanceDelay: s.opts.GroupInitialRebalanceDelay,
-				NewMemberID:           func(prefix string) string { return prefix + "-" + uuid.NewString() },
+				Consumer: group.ConsumerOptions{
+					SessionTimeout: s.opts.ConsumerGroupSession, HeartbeatInterval: s.opts.ConsumerGroupHeartbeat,
+				},
+				Metadata:    func() group.Metadata { return s.topics.set() },
+				NewMemberID: func(prefix string) string { return prefix + "-" + uuid.NewString() },
 			})
 			g.load = func(c *group.Coordinator, now time.Time, _ int32) { c.Load(now) }
 			g.send = func(e group.Effects) { s.sendGroup(g, e) }
@@ -239,6 +245,30 @@ func (s *Server) partitionTopics() group.Topics {
 		return t.ID, true
 	}
 }
+
+// Version implements group.Metadata.
+func (ts *topicSet) Version() uint64 { return ts.version }
+
+// Topic implements group.Metadata.
+func (ts *topicSet) Topic(name string) (id [16]byte, partitions int32, ok bool) {
+	t := ts.byName[name]
+	if t == nil {
+		return id, 0, false
+	}
+	return t.ID, int32(len(t.partitions)), true
+}
+
+// TopicName implements group.Metadata.
+func (ts *topicSet) TopicName(id [16]byte) (string, bool) {
+	t := ts.byID[id]
+	if t == nil {
+		return "", false
+	}
+	return t.Name, true
+}
+
+// TopicNames implements group.Metadata.
+func (ts *topicSet) TopicNames() []string { return slices.Collect(maps.Keys(ts.byName)) }
 
 // topicDeleted makes the groups forget the offsets of a topic that is gone. It does not block.
 func (s *Server) topicDeleted(id [16]byte) {

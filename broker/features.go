@@ -13,9 +13,13 @@ type feature struct {
 	min, max int16
 }
 
+const featureGroups = "group.version"
+
 // servedFeatures returns the features, by name.
 func servedFeatures() []feature {
 	return []feature{
+		// 1: consumer groups (KIP-848). Level 0 refuses their heartbeats, and clients use the classic protocol.
+		{name: featureGroups, min: 0, max: 1},
 		// 2: each transaction has its own epoch (KIP-890). Requests of older transactions are served whatever the level.
 		{name: "transaction.version", min: 0, max: 2},
 	}
@@ -27,6 +31,16 @@ func (f feature) level(st *cluster.State) int16 {
 		return max(f.min, min(l, f.max))
 	}
 	return f.max
+}
+
+// featureLevel returns the level in force of the named feature; 0 when there is no such.
+func (s *Server) featureLevel(name string) int16 {
+	for _, f := range servedFeatures() {
+		if f.name == name {
+			return f.level(s.machine.State())
+		}
+	}
+	return 0
 }
 
 // addFeatures says in an answer to ApiVersions what is served and what is in force.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"testing"
@@ -104,7 +105,11 @@ func TestApiVersions_fallsBack(t *testing.T) {
 			t.Errorf("Produce %d-%d: librdkafka needs 0, KIP-890 needs 12", k.MinVersion, k.MaxVersion)
 		}
 	}
-	if len(r3.FinalizedFeatures) != 1 || r3.FinalizedFeatures[0].Name != "transaction.version" || r3.FinalizedFeatures[0].MaxVersionLevel != 2 {
+	levels := map[string]int16{}
+	for _, f := range r3.FinalizedFeatures {
+		levels[f.Name] = f.MaxVersionLevel
+	}
+	if !maps.Equal(levels, map[string]int16{"group.version": 1, "transaction.version": 2}) {
 		t.Errorf("finalized features %+v", r3.FinalizedFeatures)
 	}
 	req.ClientSoftwareName = "bad name!"

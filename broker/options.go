@@ -39,6 +39,9 @@ type Options struct {
 	AutoCreateTopics *bool
 	// GroupInitialRebalanceDelay is how long an empty group waits for more members before its first rebalance.
 	GroupInitialRebalanceDelay time.Duration
+	// ConsumerGroupSession is how long a member of a consumer group (KIP-848) may be silent; 0 means 45 s. ConsumerGroupHeartbeat is
+	// how often members are asked to be heard of; 0 means 5 s.
+	ConsumerGroupSession, ConsumerGroupHeartbeat time.Duration
 
 	// MemoryBytes bounds the bytes of Produce bodies being handled, over all connections; 0 means 128 MiB.
 	MemoryBytes int64
@@ -76,7 +79,13 @@ func (o Options) withDefaults() (Options, error) {
 	def(&o.IdleTimeout, 10*time.Minute)
 	def(&o.FrameTimeout, time.Minute)
 	def(&o.FetchMaxBytes, 55<<20)
+	def(&o.ConsumerGroupSession, 45*time.Second)
+	def(&o.ConsumerGroupHeartbeat, 5*time.Second)
 	def(&o.FrameBytesMax, 100<<20)
+	if o.ConsumerGroupHeartbeat < 0 || o.ConsumerGroupHeartbeat >= o.ConsumerGroupSession {
+		return o, fmt.Errorf("broker: Options.ConsumerGroupHeartbeat %v is not below ConsumerGroupSession %v: %w",
+			o.ConsumerGroupHeartbeat, o.ConsumerGroupSession, outrelay.ErrConfig)
+	}
 	if o.AutoCreateTopics == nil {
 		o.AutoCreateTopics = new(true)
 	}

@@ -13,15 +13,12 @@ type Topics func(TopicPartition) (topicID [16]byte, ok bool)
 // Commit handles OffsetCommit. topics says which partitions exist. The reply, a *kmsg.OffsetCommitResponse, comes when the offsets
 // were applied: G1, a commit is answered after it is durable.
 func (c *Coordinator) Commit(now time.Time, req *kmsg.OffsetCommitRequest, topics Topics, to any) {
-	g, e := c.commitGroup(req.Group, req.Generation, req.Version >= 9)
-	if e == nil {
-		e = g.mayCommit(req.MemberID, req.InstanceID, req.Generation, false)
-	}
+	may, e := c.mayCommit(req.Group, committer{
+		member: req.MemberID, instance: req.InstanceID, generation: req.Generation, version: req.Version,
+	})
 	r := kmsg.NewPtrOffsetCommitResponse()
 	if e == nil {
-		if m := g.byID[req.MemberID]; m != nil && (g.state == stable || g.state == preparing) {
-			c.heard(now, g, m) // a commit is a sign of life
-		}
+		c.heardCommit(now, req.Group, req.MemberID)
 	}
 	expire := int64(-1)
 	if req.Version >= 2 && req.Version <= 4 && req.RetentionTimeMillis >= 0 {
@@ -32,7 +29,7 @@ func (c *Coordinator) Commit(now time.Time, req *kmsg.OffsetCommitRequest, topic
 		rt := kmsg.OffsetCommitResponseTopic{Topic: t.Topic, TopicID: t.TopicID}
 		for _, p := range t.Partitions {
 			tp := TopicPartition{Topic: t.Topic, Partition: p.Partition}
-			topicID, pe := c.mayCommitOffset(e, topics, tp, p.Metadata)
+			topicID, pe := c.mayCommitOffset(e, may, topics, tp, p.Metadata)
 			rt.Partitions = append(rt.Partitions, kmsg.OffsetCommitResponseTopicPartition{Partition: p.Partition, ErrorCode: code(pe)})
 			if pe != nil {
 				continue
@@ -69,17 +66,16 @@ func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest,
 	if req.Version < 3 {
 		generation = -1
 	}
-	g, e := c.commitGroup(req.Group, generation, false)
-	if e == nil {
-		e = g.mayCommit(req.MemberID, req.InstanceID, generation, true)
-	}
+	may, e := c.mayCommit(req.Group, committer{
+		member: req.MemberID, instance: req.InstanceID, generation: generation, version: req.Version, transactional: true,
+	})
 	r := kmsg.NewPtrTxnOffsetCommitResponse()
 	var recs []Record
 	for _, t := range req.Topics {
 		rt := kmsg.TxnOffsetCommitResponseTopic{Topic: t.Topic, TopicID: t.TopicID}
 		for _, p := range t.Partitions {
 			tp := TopicPartition{Topic: t.Topic, Partition: p.Partition}
-			topicID, pe := c.mayCommitOffset(e, topics, tp, p.Metadata)
+			topicID, pe := c.mayCommitOffset(e, may, topics, tp, p.Metadata)
 			rt.Partitions = append(rt.Partitions, kmsg.TxnOffsetCommitResponseTopicPartition{Partition: p.Partition, ErrorCode: code(pe)})
 			if pe != nil {
 				continue
@@ -109,54 +105,78 @@ func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest,
 	})
 }
 
-// commitGroup finds the group to commit to. Without a generation there need be none: it is made, for clients that assign partitions
-// themselves. reportMissing is for versions that know GROUP_ID_NOT_FOUND (KIP-848).
-func (c *Coordinator) commitGroup(name string, generation int32, reportMissing bool) (*group, *kerr.Error) {
-	if !c.loaded {
-		return nil, kerr.NotCoordinator
-	}
-	if name == "" {
-		return nil, kerr.InvalidGroupID
-	}
-	if g := c.group(name); g != nil {
-		return g, nil
-	}
+// committer is who commits: what a request says of its sender.
+type committer struct {
+	member        string
+	instance      *string
+	generation    int32 // or member epoch; -1: an administrator, or a client without group management
+	version       int16 // of the request
+	transactional bool
+}
+
+// mayCommit decides whether the sender may commit to the group now, and if so which partitions; a nil permit means all. Without a
+// generation there need be no group: it is made, for clients that assign partitions themselves.
+func (c *Coordinator) mayCommit(name string, from committer) (permit, *kerr.Error) {
 	switch {
-	case generation < 0:
-		if g := c.groupOrNew(name); g != nil {
-			return g, nil
+	case !c.loaded:
+		return nil, kerr.NotCoordinator
+	case name == "":
+		return nil, kerr.InvalidGroupID
+	case c.consumers[name] != nil:
+		return c.stored(name).mayCommit(from)
+	}
+	g := c.group(name)
+	switch {
+	case g != nil:
+		return nil, g.mayCommit(from)
+	case from.generation < 0:
+		if g = c.groupOrNew(name); g == nil {
+			return nil, kerr.CoordinatorNotAvailable
 		}
-		return nil, kerr.CoordinatorNotAvailable
-	case reportMissing:
-		return nil, kerr.GroupIDNotFound
+		return nil, g.mayCommit(from)
+	case from.version >= 9 && !from.transactional:
+		return nil, kerr.GroupIDNotFound // KIP-848
 	}
 	return nil, kerr.IllegalGeneration
 }
 
-// mayCommit decides whether the sender may commit to the group now.
-func (g *group) mayCommit(memberID string, instance *string, generation int32, transactional bool) *kerr.Error {
+func (g *group) mayCommit(from committer) *kerr.Error {
 	switch {
 	case g.state == dead:
 		return kerr.CoordinatorNotAvailable
-	case generation < 0 && g.state == empty:
-		return nil // an administrator, or a client without group management
-	case generation >= 0 || memberID != "" || instance != nil:
-		if _, e := g.member(memberID, instance); e != nil {
+	case from.generation < 0 && g.state == empty:
+		return nil
+	case from.generation >= 0 || from.member != "" || from.instance != nil:
+		if _, e := g.member(from.member, from.instance); e != nil {
 			return e
 		}
-		if generation != g.generation {
+		if from.generation != g.generation {
 			return kerr.IllegalGeneration
 		}
-	case !transactional && g.state != empty:
+	case !from.transactional && g.state != empty:
 		return kerr.UnknownMemberID // only members commit to a group that has some
 	}
-	if !transactional && g.state == completing {
+	if !from.transactional && g.state == completing {
 		return kerr.RebalanceInProgress // the member knows the generation, but not yet its partitions
 	}
 	return nil
 }
 
-func (c *Coordinator) mayCommitOffset(e *kerr.Error, topics Topics, tp TopicPartition, metadata *string) ([16]byte, *kerr.Error) {
+// heardCommit takes a commit for a sign of life.
+func (c *Coordinator) heardCommit(now time.Time, name, member string) {
+	if g := c.consumers[name]; g != nil {
+		if m := c.stored(name).members[member]; m != nil {
+			c.heardConsumer(now, g, m)
+		}
+		return
+	}
+	g := c.group(name)
+	if m := g.byID[member]; m != nil && (g.state == stable || g.state == preparing) {
+		c.heard(now, g, m)
+	}
+}
+
+func (c *Coordinator) mayCommitOffset(e *kerr.Error, may permit, topics Topics, tp TopicPartition, metadata *string) ([16]byte, *kerr.Error) {
 	id, ok := topics(tp)
 	switch {
 	case e != nil:
@@ -165,6 +185,8 @@ func (c *Coordinator) mayCommitOffset(e *kerr.Error, topics Topics, tp TopicPart
 		return id, kerr.OffsetMetadataTooLarge
 	case !ok:
 		return id, kerr.UnknownTopicOrPartition
+	case may != nil:
+		return id, may(slot{id, tp.Partition})
 	}
 	return id, nil
 }

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -21,8 +22,18 @@ type Options struct {
 	OffsetMetadataMax     int           // offset.metadata.max.bytes; 0 means 4096
 	MembersMax            int           // group.max.size; 0 means 10,000
 	GroupsMax             int           // groups of one coordinator partition; 0 means 100,000
+	Consumer              ConsumerOptions
+	// Metadata returns the topics that exist now; nil means that there are none. Only consumer groups need it.
+	Metadata func() Metadata
 	// NewMemberID returns a new member id that begins with prefix. It must never return the same twice.
 	NewMemberID func(prefix string) string
+}
+
+// ConsumerOptions are the settings of consumer groups (KIP-848); the zero value means Kafka's defaults.
+type ConsumerOptions struct {
+	SessionTimeout    time.Duration // group.consumer.session.timeout.ms; 0 means 45 s
+	HeartbeatInterval time.Duration // group.consumer.heartbeat.interval.ms; 0 means 5 s
+	MembersMax        int           // group.consumer.max.size; 0 means 10,000
 }
 
 func (o Options) withDefaults() Options {
@@ -45,18 +56,27 @@ func (o Options) withDefaults() Options {
 	if o.GroupsMax == 0 {
 		o.GroupsMax = 100_000
 	}
+	def(&o.Consumer.SessionTimeout, 45*time.Second)
+	def(&o.Consumer.HeartbeatInterval, 5*time.Second)
+	if o.Consumer.MembersMax == 0 {
+		o.Consumer.MembersMax = 10_000
+	}
+	if o.Metadata == nil {
+		o.Metadata = func() Metadata { return noTopics{} }
+	}
 	return o
 }
 
 // Coordinator decides for the groups of one partition of __consumer_offsets. It is not safe for concurrent use: one lock of the shell
 // covers it, the feeding of its store included. Requests may be kept by reference only until the method returns.
 type Coordinator struct {
-	o      Options
-	store  store
-	groups map[string]*group
-	loaded bool
-	timers timers
-	expiry timer // looks for expired offsets
+	o         Options
+	store     store
+	groups    map[string]*group         // classic ones
+	consumers map[string]*consumerGroup // a name is in one of both
+	loaded    bool
+	timers    timers
+	expiry    timer // looks for expired offsets
 
 	writing   map[uint64]func(now time.Time, err *kerr.Error)
 	lastWrite uint64
@@ -65,7 +85,10 @@ type Coordinator struct {
 
 // New returns a coordinator with an empty store, not loaded. Options.NewMemberID is required.
 func New(o Options) *Coordinator {
-	c := &Coordinator{o: o.withDefaults(), groups: map[string]*group{}, writing: map[uint64]func(time.Time, *kerr.Error){}}
+	c := &Coordinator{
+		o: o.withDefaults(), groups: map[string]*group{}, consumers: map[string]*consumerGroup{},
+		writing: map[uint64]func(time.Time, *kerr.Error){},
+	}
 	c.store.reset()
 	c.expiry.fire = c.expireOffsets
 	return c
@@ -82,6 +105,10 @@ func (c *Coordinator) Load(now time.Time) {
 	}
 	c.loaded = true
 	for _, name := range c.store.names() {
+		if c.store.groups[name].consumer != nil {
+			c.restoreConsumer(now, name)
+			continue
+		}
 		c.groups[name] = c.restoreGroup(now, name, c.store.groups[name].meta)
 	}
 	c.timers.set(&c.expiry, now.Add(c.o.OffsetCheckEvery))
@@ -110,7 +137,10 @@ func (c *Coordinator) Unload(now time.Time) {
 			c.answerSync(m, errSync(kerr.NotCoordinator))
 		}
 	}
-	c.groups = map[string]*group{}
+	for _, name := range slices.Sorted(maps.Keys(c.consumers)) {
+		c.consumers[name].refuseTurns(kerr.NotCoordinator)
+	}
+	c.groups, c.consumers = map[string]*group{}, map[string]*consumerGroup{}
 	c.timers = timers{}
 	c.expiry.index = 0
 }
@@ -142,7 +172,7 @@ func (c *Coordinator) groupOrNew(name string) *group {
 	if g := c.groups[name]; g != nil {
 		return g
 	}
-	if len(c.groups) >= c.o.GroupsMax {
+	if len(c.groups)+len(c.consumers) >= c.o.GroupsMax {
 		return nil
 	}
 	g := c.newGroup(name)

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -22,7 +23,11 @@ func (c *Coordinator) Describe(name string, version int16) kmsg.DescribeGroupsRe
 	if g == nil {
 		r.State = dead.String()
 		if version >= 6 { // KIP-1043
-			r.ErrorCode, r.ErrorMessage = kerr.GroupIDNotFound.Code, kmsg.StringPtr("group "+name+" not found")
+			text := "Group " + name + " not found."
+			if c.consumers[name] != nil {
+				text = "Group " + name + " is not a classic group."
+			}
+			r.ErrorCode, r.ErrorMessage = kerr.GroupIDNotFound.Code, &text
 		}
 		return r
 	}
@@ -49,6 +54,13 @@ func (c *Coordinator) List(states, types []string) []kmsg.ListGroupsResponseGrou
 		return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool { return strings.EqualFold(f, s) })
 	}
 	var out []kmsg.ListGroupsResponseGroup
+	for _, name := range slices.Sorted(maps.Keys(c.consumers)) {
+		if s := c.stored(name).phase(); c.store.groups[name] != nil && has(states, s) && has(types, "consumer") {
+			lg := kmsg.NewListGroupsResponseGroup()
+			lg.Group, lg.ProtocolType, lg.GroupState, lg.GroupType = name, "consumer", s, "consumer"
+			out = append(out, lg)
+		}
+	}
 	for _, name := range c.groupNames() {
 		g := c.groups[name]
 		if has(states, g.state.String()) && has(types, "classic") {

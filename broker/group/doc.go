@@ -22,7 +22,22 @@
 //	  └────────────────────┼───┘                                      ▼                                           ▼
 //	                       └──────────────────────────────────────────┴───────────────────────────────────────────┘
 //
-// Dead is a group that is being deleted. KIPs: 62 (timeouts), 211 (offset expiry), 345 (static membership), 394 (member id first),
+// Dead is a group that is being deleted.
+//
+// # The consumer protocol (KIP-848)
+//
+// Members say by heartbeats what they subscribe to and what they have; the coordinator assigns. A change of members, subscriptions or topics makes
+// the group's epoch grow, and a new target assignment with it; each member goes from its own assignment to its target by heartbeats, revoking
+// before others are assigned (consumer_reconcile.go). The state is what the log says, and nothing else: a step is decided on what was
+// applied, written, and answered once applied (consumer_group.go).
+//
+//	heartbeat ──▶ plan: member, epoch, target, stand ──▶ records ──applied──▶ answer
+//	                 ▲ reads                                │
+//	               consumerState ◀──────ApplyRecord─────────┘
+//
+// A name is a classic or a consumer group; one without members becomes the other when a member of the other protocol joins.
+//
+// KIPs: 62 (timeouts), 211 (offset expiry), 345 (static membership), 394 (member id first),
 // 429 (cooperative: the broker only needs to let members keep consuming while they rejoin), 447 (transactional commits fenced by
-// generation), 814 (static leader skips the assignment).
+// generation), 814 (static leader skips the assignment), 848 (consumer groups), 1251 (commits with an older epoch).
 package group

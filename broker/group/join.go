@@ -24,6 +24,10 @@ func (c *Coordinator) Join(now time.Time, client Client, req *kmsg.JoinGroupRequ
 		refuse(kerr.InvalidSessionTimeout)
 		return
 	}
+	if g := c.consumers[req.Group]; g != nil {
+		c.downgrade(now, g, client, req, to)
+		return
+	}
 	g := c.group(req.Group)
 	if g == nil {
 		if req.MemberID != "" {

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -22,6 +23,12 @@ func (c *Coordinator) FetchOffsets(req *kmsg.OffsetFetchRequestGroup, requireSta
 		return r
 	}
 	g := c.store.groups[req.Group]
+	if g != nil && g.consumer != nil {
+		if e := g.consumer.mayFetch(req.MemberID, req.MemberEpoch); e != nil {
+			r.ErrorCode = e.Code
+			return r
+		}
+	}
 	if req.Topics == nil {
 		if g != nil {
 			for _, tp := range sortedPartitions(g.offsets) {
@@ -75,6 +82,10 @@ func (o offset) outlived(topics Topics, tp TopicPartition) bool {
 func (c *Coordinator) DeleteGroup(now time.Time, name string, to any) {
 	r := kmsg.NewDeleteGroupsResponseGroup()
 	r.Group = name
+	if g := c.consumers[name]; g != nil && c.loaded {
+		c.deleteConsumer(now, g, r, to)
+		return
+	}
 	e := c.mayDelete(name)
 	if e != nil {
 		r.ErrorCode = code(e)
@@ -114,24 +125,7 @@ func (c *Coordinator) mayDelete(name string) *kerr.Error {
 // DeleteOffsets handles OffsetDelete: offsets go unless a member subscribes to their topic. The reply is a *kmsg.OffsetDeleteResponse.
 func (c *Coordinator) DeleteOffsets(now time.Time, req *kmsg.OffsetDeleteRequest, topics Topics, to any) {
 	r := kmsg.NewPtrOffsetDeleteResponse()
-	g := c.group(req.Group)
-	var subscribed map[string]bool
-	var e *kerr.Error
-	switch {
-	case !c.loaded:
-		e = kerr.NotCoordinator
-	case req.Group == "":
-		e = kerr.InvalidGroupID
-	case g == nil, g.state == dead:
-		e = kerr.GroupIDNotFound
-	case g.state == empty:
-	case g.protocolType != "consumer":
-		e = kerr.NonEmptyGroup
-	default:
-		if subscribed = g.subscribed(); subscribed == nil {
-			e = kerr.GroupSubscribedToTopic
-		}
-	}
+	subscribed, e := c.mayDeleteOffsets(req.Group)
 	if e != nil {
 		r.ErrorCode = e.Code
 		c.reply(to, r)
@@ -160,6 +154,47 @@ func (c *Coordinator) DeleteOffsets(now time.Time, req *kmsg.OffsetDeleteRequest
 		r.ErrorCode = code(err)
 		c.reply(to, r)
 	})
+}
+
+// mayDeleteOffsets decides whether offsets of the group may be deleted, and returns the topics of which they may not.
+func (c *Coordinator) mayDeleteOffsets(name string) (subscribed map[string]bool, e *kerr.Error) {
+	g := c.group(name)
+	switch {
+	case !c.loaded:
+		return nil, kerr.NotCoordinator
+	case name == "":
+		return nil, kerr.InvalidGroupID
+	case c.consumers[name] != nil:
+		return c.subscribedBy(c.consumers[name]), nil
+	case g == nil, g.state == dead:
+		return nil, kerr.GroupIDNotFound
+	case g.state == empty:
+		return nil, nil
+	case g.protocolType != "consumer":
+		return nil, kerr.NonEmptyGroup
+	}
+	if subscribed = g.subscribed(); subscribed == nil {
+		return nil, kerr.GroupSubscribedToTopic
+	}
+	return subscribed, nil
+}
+
+// deleteConsumer is DeleteGroup of a consumer group.
+func (c *Coordinator) deleteConsumer(now time.Time, g *consumerGroup, r kmsg.DeleteGroupsResponseGroup, to any) {
+	answer := func(e *kerr.Error) {
+		r.ErrorCode = code(e)
+		c.reply(to, r)
+	}
+	if g.await(turn{run: func(now time.Time) { c.DeleteGroup(now, g.name, to) }, refuse: answer}) {
+		return
+	}
+	s := c.stored(g.name)
+	if len(s.members) > 0 {
+		answer(kerr.NonEmptyGroup)
+		return
+	}
+	recs := append(c.tombstones(g.name, func(TopicPartition) bool { return true }), s.tombstones(g.name)...)
+	c.step(now, g, recs, func(_ time.Time, err *kerr.Error) { answer(err) })
 }
 
 // TopicDeleted drops the offsets of a topic that is gone. Nothing depends on it: fetches know such offsets by their topic id.
@@ -216,6 +251,9 @@ func (c *Coordinator) writeAll(recs []Record, then func(now time.Time, err *kerr
 // expireOffsets drops offsets that ran out (KIP-211), and groups of which nothing is left.
 func (c *Coordinator) expireOffsets(now time.Time) {
 	c.timers.set(&c.expiry, now.Add(c.o.OffsetCheckEvery))
+	for _, name := range slices.Sorted(maps.Keys(c.consumers)) {
+		c.expireConsumer(now, c.consumers[name])
+	}
 	for _, name := range c.groupNames() {
 		g := c.groups[name]
 		if g.state == dead {
@@ -244,6 +282,30 @@ func (c *Coordinator) expireOffsets(now time.Time) {
 			}
 		})
 	}
+}
+
+// expireConsumer drops offsets of topics that nobody in a consumer group subscribes to, after the retention from their commit, and a group
+// of which nothing is left. A group that is busy is looked at the next time.
+func (c *Coordinator) expireConsumer(now time.Time, g *consumerGroup) {
+	sg := c.store.groups[g.name]
+	if g.writing || sg == nil {
+		return
+	}
+	subscribed := c.subscribedBy(g)
+	recs := c.tombstones(g.name, func(tp TopicPartition) bool {
+		o, ok := sg.offsets[tp]
+		switch {
+		case !ok || sg.open[tp] > 0 || subscribed[tp.Topic]:
+			return false
+		case o.expireMs >= 0:
+			return now.UnixMilli() >= o.expireMs
+		}
+		return now.UnixMilli()-o.commitMs >= c.o.OffsetRetention.Milliseconds()
+	})
+	if s := c.stored(g.name); len(s.members) == 0 && len(recs) == len(sg.offsets)+len(sg.open) {
+		recs = append(recs, s.tombstones(g.name)...)
+	}
+	c.step(now, g, recs, func(time.Time, *kerr.Error) {})
 }
 
 // expired says whether an offset is kept no longer: a group with members keeps what they subscribe to; an empty one keeps all for the

@@ -18,6 +18,9 @@ func errString(code int16) string {
 }
 
 func recordString(r group.Record) string {
+	if r.Key[1] > 2 {
+		return consumerRecordString(r)
+	}
 	if r.Key[1] < 2 {
 		var k kmsg.OffsetCommitKey
 		must(k.ReadFrom(r.Key))
@@ -86,6 +89,8 @@ func responseString(r any) string {
 		if r.ErrorCode == 0 {
 			fmt.Fprintf(&b, " %s", r.MemberAssignment)
 		}
+	case *kmsg.ConsumerGroupHeartbeatResponse:
+		b.WriteString(beatString(r))
 	case *kmsg.HeartbeatResponse:
 		fmt.Fprintf(&b, "heartbeat %s", errString(r.ErrorCode))
 	case *kmsg.LeaveGroupResponse:

@@ -28,22 +28,25 @@ func TestScripts(t *testing.T) {
 }
 
 type script struct {
-	c      *group.Coordinator
-	o      group.Options
-	now    time.Time
-	start  time.Time
-	next   int64 // offset of the next record
-	hold   bool
-	held   []group.Write
-	fail   *kerr.Error
-	ids    int
-	topics map[string]byte // how often each was made; even means it is gone
-	traced strings.Builder
+	c       *group.Coordinator
+	o       group.Options
+	now     time.Time
+	start   time.Time
+	next    int64 // offset of the next record
+	hold    bool
+	held    []group.Write
+	fail    *kerr.Error
+	ids     int
+	topics  map[string]byte  // how often each was deleted or made anew; odd means it is gone
+	parts   map[string]int32 // partitions of the topics that consumer groups see
+	changes uint64           // of topics
+	traced  strings.Builder
 }
 
 func newScript(o group.Options) *script {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	s := &script{now: start, start: start, topics: map[string]byte{}}
+	s := &script{now: start, start: start, topics: map[string]byte{}, parts: map[string]int32{}}
+	o.Metadata = s.metadata
 	o.NewMemberID = func(prefix string) string {
 		s.ids++
 		return fmt.Sprintf("%s-%d", prefix, s.ids)
@@ -147,6 +150,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "options":
 		s.o.InitialRebalanceDelay = time.Duration(a.num(t, "delay", 0)) * time.Millisecond
 		s.o.MembersMax = a.num(t, "members", 0)
+		s.o.Consumer.MembersMax = a.num(t, "consumers", 0)
 		s.c = group.New(s.o)
 		s.c.Load(s.now)
 	case "join":
@@ -184,7 +188,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.c.ApplyMarker(int64(a.num(t, "producer", 1)), a.str("end", "commit") == "commit")
 	case "fetch":
 		r := kmsg.NewOffsetFetchRequestGroup()
-		r.Group = g
+		r.Group, r.MemberID, r.MemberEpoch = g, a.opt("member"), int32(a.num(t, "epoch", -1))
 		for _, p := range tps(t, a.str("offsets", "")) {
 			r.Topics = append(r.Topics, kmsg.OffsetFetchRequestGroupTopic{Topic: p.topic, Partitions: []int32{p.partition}})
 		}
@@ -202,11 +206,13 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "deletetopic":
 		name := a.str("topic", "t")
 		s.topics[name]++
+		s.changes++
 		if a.str("told", "y") == "y" {
 			s.c.TopicDeleted(topicID(name, s.topics[name]-1))
 		}
 	case "createtopic":
 		s.topics[a.str("topic", "t")]++
+		s.changes++
 	case "describe":
 		s.printf("%s", responseString(s.c.Describe(g, int16(a.num(t, "v", 5)))))
 	case "list":
@@ -245,7 +251,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		s.c.Load(s.now)
 	default:
-		t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
+		if !s.consumer(t, d, a, g, to) {
+			t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
+		}
 	}
 	return s.drain()
 }

@@ -32,9 +32,10 @@ type offset struct {
 }
 
 type storedGroup struct {
-	meta    *kmsg.GroupMetadataValue // nil for a group that only commits offsets
-	offsets map[TopicPartition]offset
-	open    map[TopicPartition]int // commits of open transactions, by partition
+	meta     *kmsg.GroupMetadataValue // of a classic group with members, now or once
+	consumer *consumerState           // of a consumer group; both are nil for a group that only commits offsets
+	offsets  map[TopicPartition]offset
+	open     map[TopicPartition]int // commits of open transactions, by partition
 }
 
 // openCommit is a commit that waits for its transaction's marker.
@@ -74,7 +75,7 @@ func (s *store) group(name string) *storedGroup {
 
 // tidy forgets a group of which nothing is left.
 func (s *store) tidy(name string) {
-	if g := s.groups[name]; g != nil && g.meta == nil && len(g.offsets) == 0 && len(g.open) == 0 {
+	if g := s.groups[name]; g != nil && g.meta == nil && g.consumer == nil && len(g.offsets) == 0 && len(g.open) == 0 {
 		delete(s.groups, name)
 	}
 }
@@ -103,8 +104,10 @@ func (s *store) apply(at, producerID int64, key, value []byte) error {
 		return s.applyOffset(at, producerID, key, value)
 	case 2:
 		return s.applyGroup(at, key, value)
+	case keyConsumerGroup, keyConsumerMember, keyConsumerEpoch, keyConsumerTarget, keyConsumerStand:
+		return s.applyConsumer(at, key, value)
 	default:
-		return nil // 3 and more: KIP-848 and later
+		return nil // what follows from other records, and groups of kinds that are not served
 	}
 }
 
@@ -203,8 +206,13 @@ func (s *store) marker(producerID int64, commit bool) {
 
 // The snapshot holds the same keys and values as the log, so that one decoder reads both:
 //
-//	version u8 = 1 | count u32 | count × { recordOffset i64 | producerID i64 | key len u32, bytes | value len u32, bytes }
-const snapshotVersion = 1
+//	version u8 = 2 | count u32 | count × { recordOffset i64 | producerID i64 | key len u32, bytes | value len u32, bytes }
+//
+// Version 1 had no consumer groups: its programs skip their records, and must not take a snapshot that has some for one that has none.
+const (
+	snapshotVersion  = 2
+	snapshotVersion1 = 1
+)
 
 func (s *store) snapshot() []byte {
 	b := []byte{snapshotVersion, 0, 0, 0, 0}
@@ -222,6 +230,11 @@ func (s *store) snapshot() []byte {
 		g := s.groups[name]
 		if g.meta != nil {
 			add(-1, -1, Record{Key: groupKey(name), Value: g.meta.AppendTo(nil)})
+		}
+		if g.consumer != nil {
+			for _, r := range g.consumer.records(name) {
+				add(-1, -1, r)
+			}
 		}
 		for _, tp := range sortedPartitions(g.offsets) {
 			o := g.offsets[tp]
@@ -247,7 +260,7 @@ func (s *store) restore(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
-	if b[0] != snapshotVersion {
+	if b[0] != snapshotVersion && b[0] != snapshotVersion1 {
 		return fmt.Errorf("group snapshot of version %d: %w", b[0], ErrCorrupt)
 	}
 	if len(b) < 5 {
