@@ -65,7 +65,7 @@ func handleDeleteRecords(s *Server, c *conn, kreq kmsg.Request) pending {
 }
 
 func (s *Server) deletable(name string, rp *kmsg.DeleteRecordsRequestTopicPartition) (*partition, error) {
-	p, err := s.lookup(name, rp.Partition)
+	p, err := s.lookupServed(name, rp.Partition)
 	switch {
 	case err != nil:
 		return nil, err

@@ -97,7 +97,7 @@ func (f *fetchCall) resolve(parts []fetchPart) {
 		}
 		err := unknown
 		if err == nil {
-			r.p, err = t.partition(r.part.key.index)
+			r.p, err = t.served(r.part.key.index)
 		}
 		if err == nil && replicaFetch {
 			err = kerr.ClusterAuthorizationFailed // replicas do not speak Kafka's protocol to each other here

@@ -47,7 +47,7 @@ func handleListOffsets(s *Server, _ *conn, kreq kmsg.Request) pending {
 func (s *Server) listOffset(req *kmsg.ListOffsetsRequest, topic string, rp *kmsg.ListOffsetsRequestTopicPartition) kmsg.ListOffsetsResponseTopicPartition {
 	sp := kmsg.NewListOffsetsResponseTopicPartition()
 	sp.Partition, sp.Offset, sp.Timestamp, sp.LeaderEpoch = rp.Partition, -1, -1, -1
-	p, err := s.lookup(topic, rp.Partition)
+	p, err := s.lookupServed(topic, rp.Partition)
 	if err == nil && rp.CurrentLeaderEpoch >= 0 && req.Version >= 4 {
 		switch e := p.LeaderEpoch(); {
 		case rp.CurrentLeaderEpoch < e:

@@ -153,7 +153,10 @@ func (s *Server) topicMetadata(t *topic) kmsg.MetadataResponseTopic {
 			mp.OfflineReplicas = mp.Replicas
 		} else {
 			mp.Leader, mp.LeaderEpoch, mp.ISR = s.opts.NodeID, p.LeaderEpoch(), mp.Replicas
-			if !p.Leads() {
+			switch {
+			case p.Damage() != nil: // still found here, so that who asks is told KAFKA_STORAGE_ERROR
+				mp.ISR, mp.OfflineReplicas = nil, mp.Replicas
+			case !p.Leads():
 				mp.Leader, mp.ErrorCode = -1, kerr.LeaderNotAvailable.Code
 			}
 		}

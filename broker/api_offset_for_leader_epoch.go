@@ -32,7 +32,7 @@ func handleOffsetForLeaderEpoch(s *Server, _ *conn, kreq kmsg.Request) pending {
 func (s *Server) epochEnd(topic string, rp *kmsg.OffsetForLeaderEpochRequestTopicPartition) kmsg.OffsetForLeaderEpochResponseTopicPartition {
 	sp := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
 	sp.Partition, sp.LeaderEpoch, sp.EndOffset = rp.Partition, -1, -1
-	p, err := s.lookup(topic, rp.Partition)
+	p, err := s.lookupServed(topic, rp.Partition)
 	if err != nil {
 		sp.ErrorCode = err.Code
 		return sp

@@ -108,7 +108,7 @@ func (ts *topicSet) find(name string, id [16]byte, byID bool) (*topic, *kerr.Err
 func (call *produceCall) startPartition(slot int, t *topic, err *kerr.Error, rp *producePartition) {
 	var p *partition
 	if err == nil {
-		p, err = t.partition(rp.index)
+		p, err = t.served(rp.index)
 	}
 	if err == nil && (call.req.acks < -1 || call.req.acks > 1) {
 		err = kerr.InvalidRequiredAcks
@@ -117,7 +117,7 @@ func (call *produceCall) startPartition(slot int, t *topic, err *kerr.Error, rp 
 		err = kerr.InvalidTopicException // the coordinators write there, nobody else
 	}
 	if err != nil {
-		call.fail(slot, err, "", -1)
+		call.fail(slot, err, t.damage(rp.index), -1)
 		return
 	}
 	batch, code, message, bad := call.check(t, rp.records)
@@ -215,7 +215,7 @@ func (call *produceCall) joinTxn(ctx context.Context) {
 		for j := range rt.partitions {
 			at := slot
 			slot++
-			p, err := t.partition(rt.partitions[j].index)
+			p, err := t.served(rt.partitions[j].index)
 			b := record.Batch(rt.partitions[j].records)
 			if err != nil || len(b) < record.HeaderBytes || b.Magic() != record.Magic || !b.Transactional() ||
 				p.HasOpenTxn(b.ProducerID(), b.ProducerEpoch()) {

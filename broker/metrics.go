@@ -114,21 +114,26 @@ func topicDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("outrelay_broker_"+name, help, labels, nil)
 }
 
-func (c *topicCollector) descs() (size, open *prometheus.Desc) {
+func (c *topicCollector) descs() (size, open, damaged *prometheus.Desc) {
 	return topicDesc("log_bytes", "Bytes of a topic's partitions on this node.", "topic"),
-		topicDesc("open_transaction_seconds", "Age of the oldest open transaction of a partition: how long its readers wait behind it. From 1 s on.", "topic", "partition")
+		topicDesc("open_transaction_seconds", "Age of the oldest open transaction of a partition: how long its readers wait behind it. From 1 s on.", "topic", "partition"),
+		topicDesc("partition_damaged", "1: the partition's files are not what was written, and it is not served. place says what is wrong where.", "topic", "partition", "place")
 }
 
 // Describe implements prometheus.Collector.
 func (c *topicCollector) Describe(ch chan<- *prometheus.Desc) {
-	size, open := c.descs()
+	size, open, damaged := c.descs()
 	ch <- size
 	ch <- open
+	ch <- damaged
 }
 
 // Collect implements prometheus.Collector.
 func (c *topicCollector) Collect(ch chan<- prometheus.Metric) {
-	size, open := c.descs()
+	size, open, damaged := c.descs()
+	for _, d := range c.s.Damaged() {
+		ch <- prometheus.MustNewConstMetric(damaged, prometheus.GaugeValue, 1, d.Topic, strconv.Itoa(int(d.Partition)), d.Damage)
+	}
 	now := c.s.clock.Now()
 	for name, t := range c.s.topics.set().byName {
 		var bytes int64

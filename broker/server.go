@@ -147,7 +147,7 @@ func (s *Server) storageError(err error) error {
 	case errors.Is(err, replica.ErrVersion):
 		e.Class, e.Code, e.Fix = outrelay.ErrEnvironment, "data-version", "run the version that wrote it, or a newer one"
 	case errors.Is(err, replica.ErrCorrupt), errors.Is(err, wal.ErrCorrupt), errors.Is(err, segment.ErrCorrupt):
-		e.Class, e.Code, e.Fix = outrelay.ErrDataHalt, "data-corrupt", "nothing was deleted; restore the directory from a backup, or move it away to start empty"
+		e.Class, e.Code, e.Fix = outrelay.ErrDataHalt, "data-corrupt", "nothing was deleted; `outrelay log verify` names every place; restore the directory with `outrelay log restore`, or move it away to start empty"
 	default:
 		return err
 	}

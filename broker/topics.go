@@ -115,7 +115,7 @@ func (s *Server) syncTopics() error {
 				continue
 			}
 			opening.Go(func() (err error) {
-				if t.partitions[i], err = s.openPartition(t, int32(i), r); err != nil {
+				if t.partitions[i], err = s.openOrMark(t, int32(i), r); err != nil {
 					return fmt.Errorf("partition %s/%d: %w", name, i, err)
 				}
 				return nil
@@ -189,6 +189,20 @@ func hasNil(ps []*partition) bool {
 	return false
 }
 
+// openOrMark opens a partition. One whose own files are damaged is there all the same, marked, and answers with an error: the others are served.
+// Nothing of it is deleted, neither its files nor what the checkpoint and the write-ahead log hold of it.
+func (s *Server) openOrMark(t *topic, index int32, r cluster.Replica) (*partition, error) {
+	p, err := s.openPartition(t, index, r)
+	if err != nil && replica.Confined(err) && s.node.Err() == nil {
+		p.MarkDamaged(err)
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
 func (s *Server) openPartition(t *topic, index int32, r cluster.Replica) (*partition, error) {
 	cp := t.Partitions[index]
 	conf := t.conf
@@ -202,10 +216,8 @@ func (s *Server) openPartition(t *topic, index int32, r cluster.Replica) (*parti
 	for i, o := range cp.Replicas {
 		voters[i] = o.ReplicaID
 	}
-	if err := s.node.AddGroup(cp.Group, rp, replica.GroupConf{ReplicaID: r.ReplicaID, Voters: voters}); err != nil {
-		return nil, err
-	}
-	return &partition{Partition: rp, topic: t.Name, id: t.ID, index: index, group: cp.Group, conf: conf}, nil
+	p := &partition{Partition: rp, topic: t.Name, id: t.ID, index: index, group: cp.Group, conf: conf}
+	return p, s.node.AddGroup(cp.Group, rp, replica.GroupConf{ReplicaID: r.ReplicaID, Voters: voters})
 }
 
 func (s *Server) partitionDir(id cluster.TopicID, index int32, replicaID uint64) string {
@@ -259,7 +271,8 @@ func (s *Server) sweepDeleted(state *cluster.State, old *topicSet) (err error) {
 	return err
 }
 
-// lookup returns an open partition, or the error that clients retry on.
+// lookup returns an open partition, or the error that clients retry on. It may be damaged: what the coordinators append does not depend on what is on
+// disk, and a transaction can end.
 func (s *Server) lookup(name string, index int32) (*partition, *kerr.Error) {
 	return s.topics.set().byName[name].partition(index)
 }
@@ -269,10 +282,62 @@ func (t *topic) partition(index int32) (*partition, *kerr.Error) {
 		return nil, kerr.UnknownTopicOrPartition
 	}
 	p := t.partitions[index]
-	if p == nil || !p.Leads() {
-		return nil, kerr.NotLeaderForPartition
+	switch {
+	case p != nil && p.Leads():
+		return p, nil
+	case p != nil && p.Damage() != nil:
+		return nil, kerr.KafkaStorageError
 	}
-	return p, nil
+	return nil, kerr.NotLeaderForPartition
+}
+
+// served is partition for clients: one that is damaged is refused with KAFKA_STORAGE_ERROR.
+func (t *topic) served(index int32) (*partition, *kerr.Error) {
+	p, err := t.partition(index)
+	if err == nil && p.Damage() != nil {
+		return nil, kerr.KafkaStorageError
+	}
+	return p, err
+}
+
+// damage says why a partition is refused; "" when it is not damaged.
+func (t *topic) damage(index int32) string {
+	if t == nil || index < 0 || int(index) >= len(t.partitions) || t.partitions[index] == nil {
+		return ""
+	}
+	if err := t.partitions[index].Damage(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// lookupServed is lookup for clients.
+func (s *Server) lookupServed(name string, index int32) (*partition, *kerr.Error) {
+	return s.topics.set().byName[name].served(index)
+}
+
+// DamagedPartition is a partition that is not served, and why.
+type DamagedPartition struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Damage    string `json:"damage"` // with file, byte and offset, as `outrelay log verify` says it
+}
+
+// Damaged returns the partitions of this node whose files are not what was written, by name.
+func (s *Server) Damaged() []DamagedPartition {
+	var ds []DamagedPartition
+	set := s.topics.set()
+	for _, name := range sortedNames(set) {
+		for _, p := range set.byName[name].partitions {
+			if p == nil {
+				continue
+			}
+			if err := p.Damage(); err != nil {
+				ds = append(ds, DamagedPartition{Topic: p.topic, Partition: p.index, Damage: err.Error()})
+			}
+		}
+	}
+	return ds
 }
 
 // partition returns an open partition of this node. Errors are *kerr.Error.

@@ -100,6 +100,20 @@ func (n *Node) Restart() {
 	n.start()
 }
 
+// RestartAfter stops the broker in order, calls fn with its file system, and starts it on what fn left. Only for a broker in memory.
+func (n *Node) RestartAfter(fn func(mem *vfs.Mem)) {
+	n.t.Helper()
+	if n.mem == nil {
+		n.t.Fatal("brokertest: RestartAfter needs the file system in memory")
+	}
+	n.stop()
+	fn(n.mem)
+	n.start()
+}
+
+// FS returns the file system of a broker in memory.
+func (n *Node) FS() *vfs.Mem { return n.mem }
+
 // CrashRestart cuts the power: the broker that starts next sees what was synced, and any share of what was not. Only for a
 // broker in memory.
 func (n *Node) CrashRestart() {

@@ -284,6 +284,20 @@ func (m *Machine) Restore(blob []byte) error {
 	return nil
 }
 
+// StateOf returns the state that a checkpoint's blob (nil: none) and the entries behind it amount to, for who reads a data directory without opening it.
+func StateOf(blob []byte, entries []replica.Entry) (*State, error) {
+	m := New()
+	if err := m.Restore(blob); err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if f, ok := m.Apply(e).(replica.Fatal); ok {
+			return m.State(), fmt.Errorf("cluster metadata, entry %d: %w", e.Index, f.Err)
+		}
+	}
+	return m.State(), nil
+}
+
 func decodeSnapshot(blob []byte) (*State, error) {
 	if len(blob) == 0 || blob[0] != snapshotVersion {
 		return nil, fmt.Errorf("cluster state version %v, this program reads %d: %w", blob[:min(1, len(blob))], snapshotVersion, replica.ErrVersion)

@@ -10,6 +10,7 @@ import (
 
 	pb "go.etcd.io/raft/v3/raftpb"
 
+	"github.com/outrelay/outrelay/broker/wal"
 	"github.com/outrelay/outrelay/internal/failpoint"
 	"github.com/outrelay/outrelay/internal/vfs"
 )
@@ -19,6 +20,7 @@ type checkpoint struct {
 	nodeID      int32
 	incarnation [16]byte
 	createdMs   int64
+	wal         wal.Expect // what the write-ahead log must hold beside it; zero in one of version 1
 	groups      []section
 }
 
@@ -34,13 +36,13 @@ type section struct {
 
 const (
 	checkpointMagic   = "ORLYCKPT"
-	checkpointVersion = 1
-	checkpointHead    = 8 + 4 + 4 + 16 + 8 + 4
+	checkpointVersion = 2
+	checkpointHead    = 8 + 4 + 4 + 16 + 8 + 4 // of version 1; 2 has 24 more
 	checkpointMax     = 1 << 30
 )
 
 func (c *checkpoint) encode() []byte {
-	n := checkpointHead + 4
+	n := checkpointHead + 24 + 4
 	for _, s := range c.groups {
 		n += 256 + len(s.blob)
 	}
@@ -50,6 +52,9 @@ func (c *checkpoint) encode() []byte {
 	b = be32(b, uint32(c.nodeID))
 	b = append(b, c.incarnation[:]...)
 	b = be64(b, uint64(c.createdMs))
+	b = be64(b, c.wal.First)
+	b = be64(b, c.wal.Tail.File)
+	b = be64(b, uint64(c.wal.Tail.Offset))
 	b = be32(b, uint32(len(c.groups)))
 	for i := range c.groups {
 		b = c.groups[i].encode(b)
@@ -95,6 +100,9 @@ func decodeCheckpoint(b []byte) (checkpoint, error) {
 	c.nodeID = int32(d.u32())
 	copy(c.incarnation[:], d.bytes(16))
 	c.createdMs = int64(d.u64())
+	if binary.BigEndian.Uint32(b[8:]) > 1 {
+		c.wal = wal.Expect{First: d.u64(), Tail: wal.Pos{File: d.u64(), Offset: int64(d.u64())}}
+	}
 	n := d.count(7*8 + 4*4 + 1 + 4)
 	for range n {
 		s := section{

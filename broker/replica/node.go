@@ -38,6 +38,7 @@ type Node struct {
 
 	ckMu     sync.Mutex           // one checkpoint at a time; taken before mu
 	sections map[GroupID]*section // as of the last durable checkpoint
+	needed   uint64               // the first write-ahead log file it needs
 
 	dead     chan struct{} // closed by fail
 	deadFlag atomic.Bool
@@ -110,7 +111,8 @@ func (n *Node) load() error {
 		n.disk[s.group] = &diskGroup{sec: s, log: &raftLog{truncIndex: s.applied, truncTerm: s.term, hs: s.hs, cs: s.cs}}
 	}
 	o := n.o.WAL
-	o.NodeID, o.Incarnation = id.NodeID, id.incarnation
+	o.NodeID, o.Incarnation, o.Expect = id.NodeID, id.incarnation, ck.wal
+	n.needed = ck.wal.First
 	n.log, err = wal.Open(n.o.FS, path.Join(n.o.Dir, dirWAL), o, n.replay)
 	if err != nil {
 		return err

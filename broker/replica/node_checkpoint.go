@@ -7,6 +7,8 @@ import (
 
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/outrelay/outrelay/broker/wal"
 )
 
 // frozen is what a checkpoint takes of one group between two of its applies.
@@ -30,19 +32,22 @@ func (n *Node) Checkpoint(ctx context.Context) error {
 	began := n.o.Clock.Now()
 	// Before any group is looked at: a record that is not known to its group by then stands in this file or a later one.
 	need := n.doneFile.Load()
+	tail := n.log.Durable()
 	sections, done, err := n.freezeAll(ctx, &need)
 	if err != nil {
 		return err
 	}
-	ck := checkpoint{nodeID: n.id.NodeID, incarnation: n.id.incarnation, createdMs: began.UnixMilli()}
+	ck := checkpoint{nodeID: n.id.NodeID, incarnation: n.id.incarnation, createdMs: began.UnixMilli(), wal: wal.Expect{First: need, Tail: tail}}
 	for _, s := range sections {
 		ck.groups = append(ck.groups, *s)
 	}
 	slices.SortFunc(ck.groups, func(a, b section) int { return int(int64(a.group) - int64(b.group)) })
-	if len(done) > 0 || len(sections) != len(n.sections) {
+	// Also when nothing but the log's beginning moves: a file goes only after a checkpoint says that it is not needed.
+	if len(done) > 0 || len(sections) != len(n.sections) || need > n.needed {
 		if err := ck.write(n.o.FS, n.o.Dir); err != nil {
 			return err
 		}
+		n.needed = need
 	}
 	n.sections = sections
 	for id, h := range done {
@@ -50,7 +55,7 @@ func (n *Node) Checkpoint(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := n.log.Recycle(need); err != nil {
+	if err := n.log.Recycle(min(need, n.needed)); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	n.metrics.checkpoints.Observe(n.o.Clock.Now().Sub(began).Seconds())

@@ -45,6 +45,7 @@ type Partition struct {
 	term           atomic.Uint64
 	leads          atomic.Bool
 	closed         atomic.Bool
+	damage         atomic.Pointer[error] // nil: none is known
 }
 
 // mark is how far a checkpoint reaches: retention and compaction touch only segments wholly below.

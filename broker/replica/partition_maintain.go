@@ -12,9 +12,9 @@ import (
 // Maintain looks at the age of the active segment, at retention and at compaction; the node calls it every Options.MaintainEvery, from one
 // goroutine. It blocks on the disk, beside applies and reads. Only segments wholly below the last durable checkpoint are touched:
 // a restart appends again from there. The leader decides on retention, by its clock, and the others follow its log start entry. An
-// error means that the disk failed; a segment that cannot be understood is left alone and logged.
+// error means that the disk failed; damage is marked, and a damaged partition is left alone.
 func (p *Partition) Maintain(now time.Time) error {
-	if p.closed.Load() || p.log == nil {
+	if p.closed.Load() || p.log == nil || p.Damage() != nil {
 		return nil
 	}
 	cfg := p.config()
@@ -59,7 +59,7 @@ func (p *Partition) maintainError(what string, err error) error {
 	case err == nil || p.closed.Load():
 		return nil
 	case errors.Is(err, segment.ErrCorrupt):
-		p.o.Logger.Error("housekeeping skipped", "what", what, "err", err)
+		p.MarkDamaged(fmt.Errorf("%s: %w", what, err))
 		return nil
 	}
 	return fmt.Errorf("%s/%d: %s: %w", p.o.Topic, p.o.Index, what, err)

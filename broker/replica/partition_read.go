@@ -3,6 +3,7 @@ package replica
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -13,12 +14,15 @@ import (
 // Read returns whole batches from the one that contains from, up to maxBytes, below the high watermark, or below the last stable offset
 // with readCommitted (then with the aborted transactions among them). With minOne the first batch comes whatever its size (KIP-74). At
 // the end it returns no bytes and no error: Watch says when to ask again. It may block on the disk. Errors:
-// OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR; the watermarks of the result are set then too.
+// OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR (see Damage); the watermarks of the result are set then too.
 func (p *Partition) Read(from int64, maxBytes int, readCommitted, minOne bool) (FetchResult, error) {
 	// The watermark first: what is loaded later is not older than it.
 	r := FetchResult{HighWatermark: p.hw.Load(), Next: from}
 	r.LogStart = p.start.Load()
 	r.LastStable = min(p.lso.Load(), r.HighWatermark)
+	if p.Damage() != nil {
+		return r, kerr.KafkaStorageError
+	}
 	if from < r.LogStart || from > r.HighWatermark {
 		return r, kerr.OffsetOutOfRange
 	}
@@ -35,7 +39,7 @@ func (p *Partition) Read(from int64, maxBytes int, readCommitted, minOne bool) (
 		r.LogStart = max(r.LogStart, p.start.Load())
 		return r, kerr.OffsetOutOfRange
 	case err != nil:
-		p.o.Logger.Error("segment not readable", "offset", from, "err", err)
+		p.unreadable(from, err)
 		return r, kerr.KafkaStorageError
 	}
 	r.Bytes = c.Bytes
@@ -44,7 +48,7 @@ func (p *Partition) Read(from int64, maxBytes int, readCommitted, minOne bool) (
 		if readCommitted {
 			if r.Aborted, err = p.log.Aborted(from, c.Next); err != nil {
 				// Without the list a reader would take aborted records for committed ones.
-				p.o.Logger.Error("aborted transactions not readable", "offset", from, "err", err)
+				p.unreadable(from, fmt.Errorf("aborted transactions: %w", err))
 				r.Bytes, r.Next = nil, from
 				return r, kerr.KafkaStorageError
 			}
@@ -91,12 +95,18 @@ func (p *Partition) Size() int64 {
 // OffsetForTime returns the first record, at or above the log start offset, with a timestamp of ts (ms) or later. It may read the disk.
 func (p *Partition) OffsetForTime(ts int64) (offset, foundTs int64, ok bool, err error) {
 	offset, foundTs, ok, err = p.log.OffsetForTime(ts)
+	if err != nil {
+		p.unreadable(p.LogStart(), err)
+	}
 	return max(offset, p.LogStart()), foundTs, ok, err
 }
 
 // MaxTimestamp returns the record with the largest timestamp, or -1, -1 in an empty partition.
 func (p *Partition) MaxTimestamp() (offset, ts int64) {
 	offset, ts, ok, err := p.log.MaxTimestamp()
+	if err != nil {
+		p.unreadable(p.LogStart(), err)
+	}
 	if err != nil || !ok {
 		return -1, -1
 	}

@@ -342,6 +342,7 @@ func (c *cleaner) cleanSegment(s *segment, w *segmentWriter) error {
 		}
 		h, pos, ok, err := sc.header()
 		if err == nil && !ok && x.sum != sum {
+			sc.cur = s.base
 			err = sc.corrupt(0, "offsets or leader epochs have changed: their sum is %08x, want %08x", x.sum, sum)
 		}
 		if err != nil || !ok {

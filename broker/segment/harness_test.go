@@ -199,6 +199,7 @@ func (m *model) compact() error {
 
 func (m *model) advance() error {
 	m.start = max(m.start, min(m.durable.ActiveBase, m.durable.LogStartOffset+int64(m.rnd.IntN(200))))
+	m.durable.LogStartOffset = m.start // a checkpoint says so before the files go
 	return m.log.AdvanceStart(m.start)
 }
 

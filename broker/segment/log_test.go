@@ -596,3 +596,27 @@ func BenchmarkRead(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkRead_chunks reads as a consumer that is behind does.
+func BenchmarkRead_chunks(b *testing.B) {
+	log, err := segment.Open(vfs.OS{}, b.TempDir(), segment.State{}, segment.Options{TailBytes: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer log.Close()
+	w := record.NewBuilder(record.NoProducer(record.CodecNone))
+	w.Add(1, []byte("key"), make([]byte, 16<<10), nil)
+	batch := w.Build()
+	for range 200 {
+		if err := log.Append(record.Stamp16(batch, log.NextOffset(), 1), batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	const chunk = 1 << 20
+	b.SetBytes(chunk)
+	for b.Loop() {
+		if _, err := log.Read(10, 200, chunk, true); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -75,7 +75,8 @@ func (l *Log) restore(st State) error {
 	}
 	for _, r := range inv.swaps {
 		if r[1] > st.ActiveBase {
-			return fmt.Errorf("compacted segment [%d, %d) above the active one at %d: %w", r[0], r[1], st.ActiveBase, ErrCorrupt)
+			return &CorruptError{File: l.d.rangeName(r[0], r[1], extSwap), Offset: r[0],
+				Cause: fmt.Sprintf("compacted segment [%d, %d) above the active one at %d", r[0], r[1], st.ActiveBase)}
 		}
 		if err := l.d.finishSwap(r[0], r[1]); err != nil {
 			return fmt.Errorf("compacted segment [%d, %d): %w", r[0], r[1], err)
@@ -119,19 +120,42 @@ func (l *Log) sealedSegments(inv inventory, st State) (segments []*segment, err 
 		s.size.Store(inv.logs[i].Size)
 		s.flushed.Store(inv.logs[i].Size)
 		s.limit.Store(limit)
-		if seal, ok := offsetKind().readSeal(l.d, base); ok && seal.size == inv.logs[i].Size {
-			if seal.limit != limit {
-				return nil, fmt.Errorf("segment %s ends before offset %d, the next one begins at %d: offsets are missing: %w",
-					inv.logs[i].Name, seal.limit, limit, ErrCorrupt)
+		if seal, ok := offsetKind().readSeal(l.d, base); ok {
+			if err := checkSeal(seal, s.logName(), inv.logs[i].Size, limit); err != nil {
+				return nil, err
 			}
 			s.learn(seal.maxTS, seal.sum)
 		}
 		segments = append(segments, s)
 	}
-	if len(segments) == 0 && st.LogStartOffset < st.ActiveBase {
-		l.o.Logger.Info("segments below the active one are gone", "dir", l.d.dir, "log_start", st.LogStartOffset, "active", st.ActiveBase)
+	first := st.ActiveBase
+	if len(segments) > 0 {
+		first = segments[0].base
+	}
+	if first > st.LogStartOffset {
+		return nil, missingFront(l.d, st.LogStartOffset, first)
 	}
 	return segments, nil
+}
+
+// checkSeal compares a sealed segment with the seal of its index, which was durable before a checkpoint called the segment sealed: where the seal is
+// whole and says something else, one of the two files is not the one that belongs here.
+func checkSeal(seal seal, name string, size, limit int64) error {
+	switch {
+	case seal.size != size:
+		return &CorruptError{File: name, Byte: min(size, seal.size), Offset: -1,
+			Cause: fmt.Sprintf("%d bytes, its index was sealed at %d", size, seal.size)}
+	case seal.limit != limit:
+		return &CorruptError{File: name, Byte: size, Offset: min(seal.limit, limit),
+			Cause: fmt.Sprintf("it ends before offset %d, the next one begins at %d: offsets are missing", seal.limit, limit)}
+	}
+	return nil
+}
+
+// missingFront is the error of a log whose first segment begins above the log start offset that a durable checkpoint says: files go only after it.
+func missingFront(d files, start, first int64) error {
+	return &CorruptError{File: d.name(start, extLog), Offset: start,
+		Cause: fmt.Sprintf("the log starts at offset %d, its first segment at %d: offsets are missing", start, first)}
 }
 
 // tidy removes what a restart leaves over: segments above the active one, whose batches are applied again; outputs of compactions that
@@ -177,7 +201,8 @@ func (l *Log) openActive(inv inventory, st State) error {
 	i := slices.Index(inv.bases, st.ActiveBase)
 	if i < 0 || (st.ActiveSize == 0 && inv.logs[i].Size == 0) {
 		if st.ActiveSize > 0 {
-			return fmt.Errorf("active segment %s of %d bytes: %w: %w", l.d.name(st.ActiveBase, extLog), st.ActiveSize, fs.ErrNotExist, ErrCorrupt)
+			return &CorruptError{File: l.d.name(st.ActiveBase, extLog), Offset: st.ActiveBase,
+				Cause: fmt.Sprintf("active segment of %d bytes: %v", st.ActiveSize, fs.ErrNotExist)}
 		}
 		return l.begin(st.ActiveBase, created)
 	}
@@ -190,8 +215,8 @@ func (l *Log) openActive(inv inventory, st State) error {
 	size := inv.logs[i].Size
 	if size < st.ActiveSize {
 		f.Close()
-		return fmt.Errorf("active segment %s: %d bytes, the checkpoint says %d: offsets up to %d are incomplete: %w",
-			s.logName(), size, st.ActiveSize, st.NextOffset, ErrCorrupt)
+		return &CorruptError{File: s.logName(), Byte: size, Offset: -1,
+			Cause: fmt.Sprintf("active segment of %d bytes, the checkpoint says %d: offsets up to %d are incomplete", size, st.ActiveSize, st.NextOffset)}
 	}
 	s.size.Store(st.ActiveSize)
 	s.flushed.Store(st.ActiveSize)
@@ -283,9 +308,11 @@ func (l *Log) completeIndex(s *segment, es []entry, st State) error {
 		l.index.mix(prefix[:])
 	}
 	if sc.next != st.NextOffset {
+		sc.cur = sc.next
 		return sc.corrupt(sc.pos, "the active segment ends at offset %d, the checkpoint says %d", sc.next, st.NextOffset)
 	}
 	if len(es) == 0 && int64(l.index.sum) != st.ActiveSum {
+		sc.cur = s.base
 		return sc.corrupt(0, "offsets or leader epochs have changed: their sum is %08x, the checkpoint says %08x", l.index.sum, st.ActiveSum)
 	}
 	l.index.sum = uint32(st.ActiveSum)

@@ -16,17 +16,18 @@ type scanner struct {
 	end   int64 // bytes of the file that count
 	next  int64 // no batch may have a smaller base offset
 	limit int64 // nor reach this one
+	cur   int64 // the smallest offset that the batch met last can have had
 
 	window []byte // holds the file from at on
 	at     int64
 }
 
 func newScanner(f vfs.File, pos, end, next, limit int64) *scanner {
-	return &scanner{f: f, name: f.Name(), pos: pos, end: end, next: next, limit: limit}
+	return &scanner{f: f, name: f.Name(), pos: pos, end: end, next: next, limit: limit, cur: next}
 }
 
 func (s *scanner) corrupt(pos int64, format string, args ...any) error {
-	return fmt.Errorf("segment %s at byte %d: %s: %w", s.name, pos, fmt.Sprintf(format, args...), ErrCorrupt)
+	return &CorruptError{File: s.name, Byte: pos, Offset: s.cur, Cause: fmt.Sprintf(format, args...)}
 }
 
 // bytes returns n bytes of the file at pos, valid until the next call. [pos, pos+n) lies below end.
@@ -56,7 +57,7 @@ func (s *scanner) header() (h record.Batch, pos int64, ok bool, err error) {
 	if s.pos >= s.end {
 		return nil, s.pos, false, nil
 	}
-	pos = s.pos
+	pos, s.cur = s.pos, s.next
 	if s.end-pos < record.HeaderBytes {
 		return nil, pos, false, s.corrupt(pos, "%d bytes, fewer than a batch has", s.end-pos)
 	}

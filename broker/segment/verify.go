@@ -21,21 +21,26 @@ func (l *Log) Verify() error {
 	}
 	var errs []error
 	for i, s := range segments {
-		size, sum := activeSize, activeSum
+		size, sum := activeSize, &activeSum
 		if i < len(segments)-1 {
-			size = s.flushed.Load()
-			if sum, err = l.sumOf(s); errors.Is(err, errRetired) {
-				continue
-			} else if err != nil {
-				errs = append(errs, err)
-				continue
-			}
+			size, sum = s.flushed.Load(), nil
 		}
-		if err := l.verify(s, size, sum); err != nil && !errors.Is(err, errRetired) {
+		if err := l.verify(s, size, sum, nil); err != nil && !errors.Is(err, errRetired) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Scrub is Verify for a log in use: it goes through the segments as they are on disk, calls pace before it reads so many bytes on, and ends with pace's error.
+// It returns the first damage it meets. A segment that compaction or retention takes away meanwhile is skipped.
+func (l *Log) Scrub(pace func(bytes int64) error) error {
+	for _, s := range l.view.Load().segments {
+		if err := l.verify(s, s.flushed.Load(), nil, pace); err != nil && !errors.Is(err, errRetired) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *Log) sumOf(s *segment) (uint32, error) {
@@ -49,21 +54,27 @@ func (l *Log) sumOf(s *segment) (uint32, error) {
 	return s.sum.Load(), nil
 }
 
-// verify checks the first size bytes of a segment.
-func (l *Log) verify(s *segment, size int64, sum uint32) error {
+// verify checks the first size bytes of a segment. sum is what the batches' first 16 bytes have to add up to; nil: what the index of a sealed
+// segment says. pace may be nil.
+func (l *Log) verify(s *segment, size int64, sum *uint32, pace func(int64) error) error {
 	f, err := s.acquire()
 	if err != nil {
 		return err
 	}
 	defer s.release()
-	x := indexer{}
+	sealed := s.sealed()
 	s.mu.Lock()
 	err = s.loadIndex(l.o.IndexIntervalBytes)
 	es := s.index
 	s.mu.Unlock()
+	if err == nil && sum == nil && sealed {
+		sum = new(uint32)
+		*sum, err = l.sumOf(s)
+	}
 	if err != nil {
 		return err
 	}
+	x := indexer{}
 	sc := newScanner(f, 0, size, s.base, s.limit.Load())
 	for {
 		h, pos, ok, err := sc.header()
@@ -75,6 +86,11 @@ func (l *Log) verify(s *segment, size int64, sum uint32) error {
 		}
 		x.mix(h)
 		offset, size := h.BaseOffset(), h.Size()
+		if pace != nil {
+			if err := pace(size); err != nil {
+				return err
+			}
+		}
 		if _, err := sc.body(pos, size); err != nil {
 			return err
 		}
@@ -85,8 +101,9 @@ func (l *Log) verify(s *segment, size int64, sum uint32) error {
 			es = es[1:]
 		}
 	}
-	if x.sum != sum {
-		return sc.corrupt(0, "offsets or leader epochs have changed: their sum is %08x, want %08x", x.sum, sum)
+	if sum != nil && x.sum != *sum {
+		sc.cur = s.base
+		return sc.corrupt(0, "offsets or leader epochs have changed: their sum is %08x, want %08x", x.sum, *sum)
 	}
 	if len(es) > 0 && int64(es[0].pos) < sc.pos {
 		return fmt.Errorf("index %s: no batch at byte %d: %w", l.d.name(s.base, extIndex), es[0].pos, ErrCorrupt)

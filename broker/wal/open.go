@@ -34,6 +34,28 @@ func Open(fs vfs.FS, dir string, o Options, replay func(Record, Pos) error) (*WA
 	return w, nil
 }
 
+// Scan reads the log in dir as Open does, without changing anything: a torn tail stays where it is. It returns the first file and the place where the
+// next record would go; both are zero where there is no log. Errors are those of Open.
+func Scan(fs vfs.FS, dir string, o Options, replay func(Record, Pos) error) (first uint64, tail Pos, err error) {
+	if o, err = o.withDefaults(); err != nil {
+		return 0, Pos{}, err
+	}
+	w := &WAL{fs: fs, dir: dir, o: o}
+	w.files.Store(new([]*file))
+	defer func() { err = errors.Join(err, w.closeFiles()) }()
+	seqs, err := w.list()
+	if err != nil {
+		return 0, Pos{}, err
+	}
+	if err := w.expected(seqs); err != nil || len(seqs) == 0 {
+		return 0, Pos{}, err
+	}
+	if err := w.load(seqs, fs.Open, replay); err != nil {
+		return seqs[0], Pos{}, err
+	}
+	return seqs[0], Pos{File: w.active.seq, Offset: w.active.durable.Load()}, nil
+}
+
 func (w *WAL) open(replay func(Record, Pos) error) error {
 	if err := w.fs.MkdirAll(w.dir); err != nil {
 		return err
@@ -42,10 +64,42 @@ func (w *WAL) open(replay func(Record, Pos) error) error {
 	if err != nil {
 		return err
 	}
+	if err := w.expected(seqs); err != nil {
+		return err
+	}
+	if err := w.limitSpares(len(seqs) == 0); err != nil {
+		return err
+	}
 	if len(seqs) == 0 {
 		return w.first()
 	}
-	if err := w.openFiles(seqs); err != nil {
+	if err := w.load(seqs, w.fs.OpenRW, replay); err != nil {
+		return err
+	}
+	w.setTail()
+	return w.settle()
+}
+
+// expected compares the files with what Options.Expect says of them.
+func (w *WAL) expected(seqs []uint64) error {
+	e := w.o.Expect
+	missing := func(seq uint64) error {
+		return &CorruptError{File: path.Join(w.dir, fileName(seq)), Cause: "the file is missing, the checkpoint needs it"}
+	}
+	switch {
+	case e.Tail.File > 0 && len(seqs) == 0:
+		return missing(max(e.First, 1))
+	case len(seqs) > 0 && e.First > 0 && seqs[0] > e.First:
+		return missing(e.First)
+	case len(seqs) > 0 && seqs[len(seqs)-1] < e.Tail.File:
+		return missing(seqs[len(seqs)-1] + 1)
+	}
+	return nil
+}
+
+// load opens the files and replays them. It writes nothing.
+func (w *WAL) load(seqs []uint64, open func(string) (vfs.File, error), replay func(Record, Pos) error) error {
+	if err := w.openFiles(seqs, open); err != nil {
 		return err
 	}
 	files := *w.files.Load()
@@ -59,8 +113,10 @@ func (w *WAL) open(replay func(Record, Pos) error) error {
 		}
 	}
 	w.active = files[len(files)-1]
-	w.setTail()
-	return w.settle()
+	if e := w.o.Expect.Tail; w.active.seq == e.File && w.active.durable.Load() < e.Offset {
+		return &CorruptError{File: w.active.name, Offset: w.active.durable.Load(), Cause: fmt.Sprintf("readable up to there, the checkpoint says that all up to byte %d was durable", e.Offset)}
+	}
+	return nil
 }
 
 // list finds the files and spares. Names that are not ours are left alone.
@@ -84,7 +140,7 @@ func (w *WAL) list() ([]uint64, error) {
 			return nil, &CorruptError{File: path.Join(w.dir, fileName(want)), Cause: "the file is missing, later ones are there"}
 		}
 	}
-	return seqs, w.limitSpares(len(seqs) == 0)
+	return seqs, nil
 }
 
 // limitSpares removes spares that are too many or of no use: in a new log all of them, since its LSNs begin again and theirs must not fit.
@@ -122,13 +178,13 @@ func (w *WAL) setTail() {
 }
 
 // openFiles opens all files and reads their headers.
-func (w *WAL) openFiles(seqs []uint64) error {
+func (w *WAL) openFiles(seqs []uint64, open func(string) (vfs.File, error)) error {
 	var files []*file
 	for _, seq := range seqs {
 		f := &file{name: path.Join(w.dir, fileName(seq))}
 		f.refs.Store(1)
 		var err error
-		if f.f, err = w.fs.OpenRW(f.name); err != nil {
+		if f.f, err = open(f.name); err != nil {
 			return err
 		}
 		files = append(files, f)

@@ -87,7 +87,14 @@ type Options struct {
 	NodeID         int32    // this node; 0 when not known: what the newest file says stays
 	Incarnation    [16]byte // made once for this data directory; zero when not known
 	LogID          [16]byte // the cluster's; zero when not known yet
+	Expect         Expect   // what the log must hold; zero: not known
 	Logger         *slog.Logger
+}
+
+// Expect is what somebody who looked at the log earlier, a checkpoint, knows of it: files that went away meanwhile are then missed.
+type Expect struct {
+	First uint64 // the oldest file that is needed; a later first one is corruption. 0: not known
+	Tail  Pos    // all before it was durable; a log that ends earlier is corrupt. Zero: not known
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -331,6 +338,13 @@ func (w *WAL) Tail() Pos {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return Pos{File: w.tail.seq, Offset: w.tail.at}
+}
+
+// Durable returns how far the log is durable: all before the position was synced.
+func (w *WAL) Durable() Pos {
+	files := *w.files.Load()
+	f := files[len(files)-1]
+	return Pos{File: f.seq, Offset: f.durable.Load()}
 }
 
 // Close syncs what was appended, attests that it is durable, and closes the files. It waits for a running Sync. After a failure it only closes, and returns that

@@ -97,7 +97,7 @@ Exit codes: 0 ok, 1 runtime, 2 configuration, 3 environment, 4 data halt.`,
 	root.AddCommand(
 		newRun(a), newValidate(a), newConfig(a), newInit(a), newStatus(a),
 		newTopics(a), newGroups(a), newProduce(a), newConsume(a),
-		newAudit(a), newDemo(a), newBench(a), newVersion(a),
+		newLog(a), newAudit(a), newDemo(a), newBench(a), newVersion(a),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -84,6 +84,9 @@ func (a *app) printStatus(s daemon.Status) error {
 		fmt.Fprintf(a.out, " on %s", s.Listening.Kafka)
 	}
 	fmt.Fprintln(a.out)
+	for _, p := range s.Log.Damaged {
+		fmt.Fprintf(a.out, "  damaged, not served: %s\n", p.Damage)
+	}
 	if len(s.Sources) > 0 {
 		fmt.Fprintln(a.out)
 		w := a.table("SOURCE\tSTATE\tPOSITION\tHEAD\tBEHIND\tRETAINED\tEVENTS\tLAG")

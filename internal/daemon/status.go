@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/config"
 	"github.com/outrelay/outrelay/consumer"
 	"github.com/outrelay/outrelay/relay"
@@ -31,6 +32,8 @@ type Status struct {
 type LogStatus struct {
 	ID       string   `json:"id"`
 	External []string `json:"external,omitempty"`
+	// Damaged are the partitions of the own broker that are not served because their files are not what was written.
+	Damaged []broker.DamagedPartition `json:"damaged,omitempty"`
 }
 
 // SourceStatus is a source's relay beside what its database says.
@@ -119,6 +122,9 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	}
 	if s.Log.ID == "" && d.server != nil {
 		s.Log.ID = d.server.ClusterID()
+	}
+	if d.server != nil {
+		s.Log.Damaged = d.server.Damaged()
 	}
 	m := d.manager
 	groups := make(map[string]*group, len(d.groups))
