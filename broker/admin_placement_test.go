@@ -172,7 +172,7 @@ func TestDescribeQuorum(t *testing.T) {
 		if len(sp.CurrentVoters) != 1 || sp.CurrentVoters[0].ReplicaID != 1 || sp.CurrentVoters[0].LogEndOffset != sp.HighWatermark {
 			t.Errorf("v%d: voters %+v at high watermark %d", v, sp.CurrentVoters, sp.HighWatermark)
 		}
-		if v >= 2 && (len(before.Nodes) != 1 || len(before.Nodes[0].Listeners) != 1 || sp.CurrentVoters[0].ReplicaDirectoryID == [16]byte{}) {
+		if v >= 2 && (len(before.Nodes) != 1 || len(before.Nodes[0].Listeners) != 1 || before.Nodes[0].Listeners[0].Name != "CLIENT" || sp.CurrentVoters[0].ReplicaDirectoryID == [16]byte{}) {
 			t.Errorf("v%d: nodes %+v", v, before.Nodes)
 		}
 		createTopic(t, c, "t"+string('a'+rune(v)), 1)

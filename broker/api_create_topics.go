@@ -143,7 +143,7 @@ func (s *Server) checkNewTopic(rt *kmsg.CreateTopicsRequestTopic) (int32, error)
 
 // invalid returns an error of Kafka's with a text of ours.
 func invalid(class *kerr.Error, format string, args ...any) error {
-	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), class)
+	return &cluster.Error{Kafka: class, Text: fmt.Sprintf(format, args...)}
 }
 
 // errorText is what a client is told of an error.

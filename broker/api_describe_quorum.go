@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"strings"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -75,7 +77,7 @@ func (s *Server) quorumNode(c *conn) kmsg.DescribeQuorumResponseNode {
 	n.NodeID = s.opts.NodeID
 	l := kmsg.NewDescribeQuorumResponseNodeListener()
 	host, port := c.advertised()
-	l.Name, l.Host, l.Port = c.l.name, host, uint16(port)
+	l.Name, l.Host, l.Port = strings.ToUpper(c.l.name), host, uint16(port) // Java clients refuse any other
 	n.Listeners = append(n.Listeners, l)
 	return n
 }
