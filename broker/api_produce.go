@@ -42,6 +42,7 @@ type produceCall struct {
 	done chan struct{} // closed when left is 0
 
 	results []produceResult
+	guards  []replica.TxnGuard // of each partition, where clients add partitions to their transactions themselves; else nil
 }
 
 func handleProduce(s *Server, c *conn, kreq kmsg.Request) pending {
@@ -126,7 +127,11 @@ func (call *produceCall) startPartition(slot int, t *topic, err *kerr.Error, rp 
 		return
 	}
 	bytes, records := len(batch), int(record.Batch(batch).Count())
-	p.Produce(batch, replica.ProduceOptions{}, func(r replica.ProduceResult) {
+	var opts replica.ProduceOptions
+	if call.guards != nil {
+		opts.Guard = call.guards[slot]
+	}
+	p.Produce(batch, opts, func(r replica.ProduceResult) {
 		if r.Err != nil {
 			call.fail(slot, kafkaError(r.Err), "", -1)
 			return
@@ -204,9 +209,14 @@ func kafkaError(err error) *kerr.Error {
 
 // joinTxn makes the coordinator's transaction own every partition of the request before its data is proposed. It blocks the
 // connection's reader, so that later batches of the same producer stay behind; partitions that are in already cost nothing.
-// Before v12 the client adds partitions itself: then it only checks that they were (KIP-890), and does not block.
+// Before v12 the client adds partitions itself: then it only checks that they were (KIP-890), and does not block; the guard that is taken
+// before has it checked again when the batch is applied.
 func (call *produceCall) joinTxn(ctx context.Context) {
 	var joins []txnJoin
+	implicit := call.req.version >= 12
+	if !implicit {
+		call.guards = make([]replica.TxnGuard, len(call.results))
+	}
 	set := call.s.topics.set()
 	slot := 0
 	for i := range call.req.topics {
@@ -217,12 +227,17 @@ func (call *produceCall) joinTxn(ctx context.Context) {
 			slot++
 			p, err := t.served(rt.partitions[j].index)
 			b := record.Batch(rt.partitions[j].records)
-			if err != nil || len(b) < record.HeaderBytes || b.Magic() != record.Magic || !b.Transactional() ||
-				p.HasOpenTxn(b.ProducerID(), b.ProducerEpoch()) {
+			if err != nil || len(b) < record.HeaderBytes || b.Magic() != record.Magic || !b.Transactional() {
+				continue
+			}
+			if !implicit {
+				call.guards[at] = p.TxnGuard(b.ProducerID())
+			}
+			if p.HasOpenTxn(b.ProducerID(), b.ProducerEpoch()) {
 				continue
 			}
 			tp := txn.TopicPartition{Topic: p.topic, Partition: p.index}
-			if call.req.version >= 12 {
+			if implicit {
 				joins = addJoin(joins, b.ProducerID(), b.ProducerEpoch(), at, tp)
 			} else if err := call.s.txnVerifyProduce(*call.req.txnID, b.ProducerID(), b.ProducerEpoch(), tp); err != nil {
 				call.fail(at, kafkaError(err), "", -1)

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/outrelay/outrelay/broker/group"
+	"github.com/outrelay/outrelay/broker/replica"
 	"github.com/outrelay/outrelay/broker/txn"
 )
 
@@ -22,18 +23,21 @@ func handleTxnOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.TxnOffsetCommitRequest)
 	tp := offsetsPartition(req.Group)
 	if req.Version < 5 {
-		var err *kerr.Error
+		guard, err := s.txnGuard(tp, req.ProducerID)
+		if err != nil {
+			return answer(txnOffsetErrors(req, err))
+		}
 		s.txnShard(req.TransactionalID).do(func(_ time.Time, tc *txn.Coordinator) {
 			err = tc.Verify(req.TransactionalID, req.ProducerID, req.ProducerEpoch, tp)
 		})
 		if err != nil {
 			return answer(txnOffsetErrors(req, err))
 		}
-		return s.commitTxnOffsets(c, req)
+		return s.commitTxnOffsets(c, req, guard)
 	}
 	w, owned := s.startJoinTxn(req.TransactionalID, req.ProducerID, req.ProducerEpoch, 2, tp)
 	if owned {
-		return s.commitTxnOffsets(c, req)
+		return s.commitTxnOffsets(c, req, 0)
 	}
 	return func() kmsg.Response {
 		res, ok := w.wait(c.ctx).(txn.Result)
@@ -43,13 +47,22 @@ func handleTxnOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
 		if res.Err != nil {
 			return txnOffsetErrors(req, res.Err)
 		}
-		return s.commitTxnOffsets(c, req)()
+		return s.commitTxnOffsets(c, req, 0)()
 	}
 }
 
-func (s *Server) commitTxnOffsets(c *conn, req *kmsg.TxnOffsetCommitRequest) pending {
+// txnGuard takes the guard of a producer in a partition, before its transaction is verified.
+func (s *Server) txnGuard(tp txn.TopicPartition, producerID int64) (replica.TxnGuard, *kerr.Error) {
+	p, err := s.lookup(tp.Topic, tp.Partition)
+	if err != nil {
+		return 0, kerr.NotCoordinator
+	}
+	return p.TxnGuard(producerID), nil
+}
+
+func (s *Server) commitTxnOffsets(c *conn, req *kmsg.TxnOffsetCommitRequest, guard replica.TxnGuard) pending {
 	return s.askGroup(req.Group, func(now time.Time, gc *group.Coordinator, w *waiter) {
-		gc.CommitTxn(now, req, s.partitionTopics(), w)
+		gc.CommitTxn(now, req, s.partitionTopics(), uint64(guard), w)
 	}).pending(c, req)
 }
 

@@ -155,7 +155,7 @@ func (s *Server) sendGroup(sh *groupShard, e group.Effects) {
 		for _, r := range w.Records {
 			b.Add(now, r.Key, r.Value, nil)
 		}
-		sh.propose(b.Build(), func(r replica.ProduceResult) {
+		sh.propose(b.Build(), replica.TxnGuard(w.Guard), func(r replica.ProduceResult) {
 			sh.wrote(r, func(now time.Time, c *group.Coordinator, err *kerr.Error) { c.Written(now, w.ID, err) })
 		})
 	}
@@ -169,7 +169,7 @@ func (s *Server) sendTxn(sh *txnShard, e txn.Effects) {
 	for _, w := range e.Writes {
 		b := record.NewBuilder(coordBatch(-1, -1))
 		b.Add(s.clock.Now().UnixMilli(), w.Key, w.Value, nil)
-		sh.propose(b.Build(), func(r replica.ProduceResult) {
+		sh.propose(b.Build(), 0, func(r replica.ProduceResult) {
 			sh.wrote(r, func(now time.Time, c *txn.Coordinator, err *kerr.Error) { c.Written(now, w.ID, err) })
 		})
 	}
@@ -225,13 +225,13 @@ func coordBatch(producerID int64, epoch int16) record.BuilderOptions {
 }
 
 // propose appends a batch to the shard's partition; done is called once.
-func (sh *coordShard[E, C]) propose(batch []byte, done func(replica.ProduceResult)) {
+func (sh *coordShard[E, C]) propose(batch []byte, guard replica.TxnGuard, done func(replica.ProduceResult)) {
 	p, err := sh.s.lookup(sh.topic, sh.index)
 	if err != nil {
 		done(replica.ProduceResult{Err: kerr.NotLeaderForPartition})
 		return
 	}
-	p.Produce(batch, replica.ProduceOptions{InternalControl: true}, done)
+	p.Produce(batch, replica.ProduceOptions{InternalControl: true, Guard: guard}, done)
 }
 
 // partitionTopics says for the coordinators which partitions exist, open here or not.

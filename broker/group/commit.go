@@ -59,9 +59,9 @@ func (c *Coordinator) Commit(now time.Time, req *kmsg.OffsetCommitRequest, topic
 }
 
 // CommitTxn handles TxnOffsetCommit (KIP-98, KIP-447). That the transaction owns this partition of __consumer_offsets is the caller's to have
-// made durable. The reply, a *kmsg.TxnOffsetCommitResponse, comes when the offsets are in the log; they count from the transaction's
+// made durable. guard goes back with the write, for the partition to refuse what comes after the transaction's end; 0 for none. The reply, a *kmsg.TxnOffsetCommitResponse, comes when the offsets are in the log; they count from the transaction's
 // commit marker on.
-func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest, topics Topics, to any) {
+func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest, topics Topics, guard uint64, to any) {
 	generation := req.Generation
 	if req.Version < 3 {
 		generation = -1
@@ -92,7 +92,7 @@ func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest,
 		c.reply(to, r)
 		return
 	}
-	w := Write{Records: recs, ProducerID: req.ProducerID, ProducerEpoch: req.ProducerEpoch}
+	w := Write{Records: recs, ProducerID: req.ProducerID, ProducerEpoch: req.ProducerEpoch, Guard: guard}
 	c.write(w, func(_ time.Time, err *kerr.Error) {
 		for i := range r.Topics {
 			for j := range r.Topics[i].Partitions {

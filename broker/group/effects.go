@@ -19,6 +19,7 @@ type Write struct {
 	Records       []Record
 	ProducerID    int64 // -1 unless the records belong to a transaction
 	ProducerEpoch int16
+	Guard         uint64 // as the caller of CommitTxn gave it
 }
 
 // Record is one record in Kafka's own format for __consumer_offsets. A nil Value is a tombstone.

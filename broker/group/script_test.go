@@ -183,7 +183,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			r.Topics = append(r.Topics, kmsg.TxnOffsetCommitRequestTopic{Topic: p.topic, Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{
 				{Partition: p.partition, Offset: p.offset, LeaderEpoch: -1}}})
 		}
-		s.c.CommitTxn(s.now, &r, s.known, to)
+		s.c.CommitTxn(s.now, &r, s.known, 0, to)
 	case "marker":
 		s.c.ApplyMarker(int64(a.num(t, "producer", 1)), a.str("end", "commit") == "commit")
 	case "fetch":

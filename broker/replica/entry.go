@@ -23,7 +23,13 @@ const (
 	flagInternal = 1 << 1
 	// flagRetention, of a log start: moved by retention, not by DeleteRecords.
 	flagRetention = 1 << 2
+	// flagGuarded, of a batch: it enters the log only if no marker of its producer was applied since its sender was verified; a
+	// TxnGuard stands before the batch.
+	flagGuarded = 1 << 3
 )
+
+// guardBytes is the size of a guard in an entry.
+const guardBytes = 8
 
 // entryHeadBytes is type, flags and the leader's time.
 const entryHeadBytes = 1 + 1 + 8
@@ -33,6 +39,7 @@ type partitionEntry struct {
 	kind     entryType
 	flags    uint8
 	timeMs   int64
+	guard    TxnGuard     // 0 without flagGuarded
 	batch    record.Batch // of batch and txnMarker; aliases the payload
 	logStart int64
 }
@@ -41,6 +48,15 @@ func encodeBatchEntry(t entryType, flags uint8, timeMs int64, batch []byte) []by
 	b := make([]byte, 0, entryHeadBytes+len(batch))
 	b = append(b, byte(t), flags)
 	b = be64(b, uint64(timeMs))
+	return append(b, batch...)
+}
+
+// encodeGuardedEntry is encodeBatchEntry with a guard.
+func encodeGuardedEntry(flags uint8, timeMs int64, guard TxnGuard, batch []byte) []byte {
+	b := make([]byte, 0, entryHeadBytes+guardBytes+len(batch))
+	b = append(b, byte(entryBatch), flags|flagGuarded)
+	b = be64(b, uint64(timeMs))
+	b = be64(b, uint64(guard))
 	return append(b, batch...)
 }
 
@@ -58,8 +74,14 @@ func decodeEntry(b []byte) (partitionEntry, error) {
 	}
 	e := partitionEntry{kind: entryType(b[0]), flags: b[1], timeMs: int64(binary.BigEndian.Uint64(b[2:]))}
 	body := b[entryHeadBytes:]
-	if e.flags&^(flagStrict|flagInternal|flagRetention) != 0 {
+	if e.flags&^(flagStrict|flagInternal|flagRetention|flagGuarded) != 0 {
 		return e, fmt.Errorf("entry flags %#x: %w", e.flags, ErrVersion)
+	}
+	if e.flags&flagGuarded != 0 {
+		if e.kind != entryBatch || len(body) < guardBytes {
+			return e, fmt.Errorf("entry of type %d and %d bytes with a guard: %w", e.kind, len(b), ErrCorrupt)
+		}
+		e.guard, body = TxnGuard(binary.BigEndian.Uint64(body)), body[guardBytes:]
 	}
 	switch e.kind {
 	case entryBatch, entryTxnMarker:

@@ -67,4 +67,8 @@ func EncodeBatchEntry(timeMs int64, b []byte) []byte {
 	return encodeBatchEntry(entryBatch, 0, timeMs, b)
 }
 
+func EncodeGuardedEntry(timeMs int64, guard TxnGuard, b []byte) []byte {
+	return encodeGuardedEntry(0, timeMs, guard, b)
+}
+
 func EncodeLogStartEntry(timeMs, offset int64) []byte { return encodeLogStartEntry(0, timeMs, offset) }

@@ -20,6 +20,7 @@ func seedBatch() []byte {
 // FuzzEntryDecode: whatever the bytes, decoding says an error or accepts, and applying what it accepts does not panic.
 func FuzzEntryDecode(f *testing.F) {
 	f.Add(replica.EncodeBatchEntry(1, seedBatch()))
+	f.Add(replica.EncodeGuardedEntry(1, 3, seedBatch()))
 	f.Add(replica.EncodeLogStartEntry(1, 5))
 	f.Add([]byte{2, 1, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Add([]byte{})

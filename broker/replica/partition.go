@@ -123,6 +123,8 @@ func (p *Partition) applyBatch(e Entry, d partitionEntry) any {
 		return ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.logStart, Err: err}
 	case dup != nil:
 		return ProduceResult{Base: dup.offset, LogAppendTime: dup.appendMs, LogStart: p.logStart, Duplicate: true}
+	case p.ps.late(d.batch.ProducerID(), d.guard):
+		return ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.logStart, Err: kerr.InvalidTxnState}
 	}
 	base, err := p.append(e, d.batch)
 	if err != nil {
@@ -165,6 +167,7 @@ func (p *Partition) applyMarker(e Entry, d partitionEntry) any {
 	case v.err != nil:
 		return ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.logStart, Err: v.err}
 	case v.skip:
+		p.ps.noteMarker(pid, e.Index)
 		return ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.logStart, Duplicate: true}
 	}
 	base, err := p.append(e, d.batch)
@@ -172,6 +175,7 @@ func (p *Partition) applyMarker(e Entry, d partitionEntry) any {
 		return Fatal{err}
 	}
 	first := p.ps.marked(pid, epoch, coordinatorEpoch)
+	p.ps.noteMarker(pid, e.Index)
 	if !commit && first >= 0 {
 		a := segment.AbortedTxn{ProducerID: pid, First: first, Last: base, LSO: p.ps.lastStable(base + 1)}
 		if err := p.log.AppendAborted(a); err != nil {

@@ -58,7 +58,12 @@ type PartitionOptions struct {
 type ProduceOptions struct {
 	// InternalControl allows control batches; never set for what a client sent.
 	InternalControl bool
+	// Guard, from Partition.TxnGuard, is for transactional batches whose transaction shares its epoch with others; 0 for all else.
+	Guard TxnGuard
 }
+
+// TxnGuard is the raft index of the last end of a transaction that a producer had in a partition, plus 1; 0 is no guard.
+type TxnGuard uint64
 
 // ProduceResult is the outcome of Produce. Err is nil or a *kerr.Error.
 type ProduceResult struct {

@@ -9,7 +9,8 @@ type partitionBlob struct {
 	observed []byte
 }
 
-const partitionBlobVersion = 1
+// partitionBlobVersion is what is written. Version 1, which is read too, does not say when a producer's last marker was.
+const partitionBlobVersion = 2
 
 // encode returns the blob up to the observer's part, which is appended later, off the apply path.
 func (p *partitionBlob) encode(ps *producers) []byte {
@@ -24,13 +25,14 @@ func (p *partitionBlob) encode(ps *producers) []byte {
 // decodePartitionBlob reads a blob, producers into ps. A nil observed means that there was none.
 func decodePartitionBlob(blob []byte, ps *producers) (partitionBlob, error) {
 	d := decoder{b: blob}
-	if v := d.u8(); v != partitionBlobVersion {
-		return partitionBlob{}, fmt.Errorf("partition state version %d, this program reads %d: %w", v, partitionBlobVersion, ErrVersion)
+	v := d.u8()
+	if v < 1 || v > partitionBlobVersion {
+		return partitionBlob{}, fmt.Errorf("partition state version %d, this program reads 1 to %d: %w", v, partitionBlobVersion, ErrVersion)
 	}
 	var p partitionBlob
 	p.logStart = int64(d.u64())
 	p.segments = d.bytes(int(d.u32()))
-	ps.decode(&d)
+	ps.decode(&d, v)
 	if n := int(d.u32()); n > 0 {
 		p.observed = d.bytes(n)
 	}

@@ -11,7 +11,7 @@ import (
 // a goroutine that other partitions need: it must not block.
 //
 // Errors: INVALID_RECORD (a control batch, or a producer id without epoch or sequence), OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH,
-// INVALID_TXN_STATE, MESSAGE_TOO_LARGE, REQUEST_TIMED_OUT (too much in flight), NOT_LEADER_OR_FOLLOWER (the last two may be
+// INVALID_TXN_STATE (also for what a guard refuses), MESSAGE_TOO_LARGE, REQUEST_TIMED_OUT (too much in flight), NOT_LEADER_OR_FOLLOWER (the last two may be
 // retried).
 func (p *Partition) Produce(batch []byte, o ProduceOptions, done func(ProduceResult)) {
 	b := record.Batch(batch)
@@ -30,7 +30,26 @@ func (p *Partition) Produce(batch []byte, o ProduceOptions, done func(ProduceRes
 	if kind == entryBatch && p.config().LogAppendTime {
 		b = record.WithLogAppendTime(b, now)
 	}
+	if o.Guard != 0 && kind == entryBatch {
+		p.propose(encodeGuardedEntry(flags, now, o.Guard, b), done)
+		return
+	}
 	p.propose(encodeBatchEntry(kind, flags, now, b), done)
+}
+
+// TxnGuard returns what Produce needs to refuse a batch of the producer's transaction that this transaction's marker overtakes. Take it
+// before the transaction's coordinator is asked whether the transaction is open.
+//
+// Where each transaction has an epoch of its own (KIP-890, version 2) a marker fences what comes late. Older clients keep their epoch, so
+// that a batch which was verified, and waits while its transaction ends, would open a transaction that nobody ends (KAFKA-14402). Kafka's
+// leader holds a guard in memory for that; here it goes into the entry, and every replica decides the same at apply (L4).
+func (p *Partition) TxnGuard(producerID int64) TxnGuard {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.ps.byID[producerID]; s != nil {
+		return TxnGuard(s.markerIndex + 1)
+	}
+	return 1
 }
 
 // WriteMarker ends the producer's transaction in this partition (WriteTxnMarkers, transaction versions 0 and 1). Like

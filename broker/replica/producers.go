@@ -27,9 +27,10 @@ type batchMark struct {
 // producer is what the partition knows of one producer id.
 type producer struct {
 	epoch            int16
-	coordinatorEpoch int32 // of the last marker; -1: none
-	lastMs           int64 // the log's time of the last batch or marker
-	txnFirst         int64 // first offset of the open transaction; -1: none
+	coordinatorEpoch int32  // of the last marker; -1: none
+	markerIndex      uint64 // raft index of the last marker, written or needless; 0: none
+	lastMs           int64  // the log's time of the last batch or marker
+	txnFirst         int64  // first offset of the open transaction; -1: none
 	txnSinceMs       int64
 	n                int
 	window           [windowBatches]batchMark // the last n batches of this epoch, oldest first
@@ -136,6 +137,20 @@ func (ps *producers) check(b record.Batch, internal bool) (dup *batchMark, err e
 		return nil, kerr.InvalidTxnState
 	}
 	return nil, nil
+}
+
+// late reports whether a marker of the producer was applied since the guard was taken. A producer that is not known any more was silent
+// for so long that nothing of it can be under way.
+func (ps *producers) late(pid int64, g TxnGuard) bool {
+	p := ps.get(pid)
+	return g != 0 && p != nil && p.markerIndex >= uint64(g)
+}
+
+// noteMarker remembers that a marker came, whether or not there was something to end.
+func (ps *producers) noteMarker(pid int64, index uint64) {
+	if p := ps.get(pid); p != nil {
+		p.markerIndex = index
+	}
 }
 
 // nextSeq is the sequence after last; they wrap from 2^31-1 to 0.
@@ -257,6 +272,7 @@ func (ps *producers) encode(b []byte) []byte {
 		b = be64(b, uint64(pid))
 		b = be16(b, uint16(p.epoch))
 		b = be32(b, uint32(p.coordinatorEpoch))
+		b = be64(b, p.markerIndex)
 		b = be64(b, uint64(p.lastMs))
 		b = be64(b, uint64(p.txnFirst))
 		b = be64(b, uint64(p.txnSinceMs))
@@ -271,17 +287,20 @@ func (ps *producers) encode(b []byte) []byte {
 	return b
 }
 
+// producerBytesMin is the size of a producer without batches in the oldest version that is read.
 const producerBytesMin = 8 + 2 + 4 + 8 + 8 + 8 + 1
 
-func (ps *producers) decode(d *decoder) {
+// decode reads the state as a partition blob of the given version holds it.
+func (ps *producers) decode(d *decoder, version byte) {
 	ps.nowMs = int64(d.u64())
 	n := d.count(producerBytesMin)
 	for range n {
 		pid := int64(d.u64())
-		p := &producer{
-			epoch: int16(d.u16()), coordinatorEpoch: int32(d.u32()), lastMs: int64(d.u64()),
-			txnFirst: int64(d.u64()), txnSinceMs: int64(d.u64()),
+		p := &producer{epoch: int16(d.u16()), coordinatorEpoch: int32(d.u32())}
+		if version >= 2 {
+			p.markerIndex = d.u64()
 		}
+		p.lastMs, p.txnFirst, p.txnSinceMs = int64(d.u64()), int64(d.u64()), int64(d.u64())
 		p.n = int(d.u8())
 		if p.n > windowBatches {
 			d.bad = true

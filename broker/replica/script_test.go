@@ -33,6 +33,8 @@ type partitionScript struct {
 	clk *clock.Fake
 	n   *replica.Node
 	p   *replica.Partition
+
+	guard replica.TxnGuard
 }
 
 func (s *partitionScript) open(t *testing.T) {
@@ -66,7 +68,14 @@ func (s *partitionScript) run(t *testing.T, d *datadriven.TestData) string {
 		for range n {
 			b.Add(s.clk.Now().UnixMilli(), nil, []byte("v"), nil)
 		}
-		s.p.Produce(b.Build(), replica.ProduceOptions{InternalControl: d.HasArg("internal")}, answer)
+		o := replica.ProduceOptions{InternalControl: d.HasArg("internal")}
+		if d.HasArg("guarded") { // by the guard taken last
+			o.Guard = s.guard
+		}
+		s.p.Produce(b.Build(), o, answer)
+	case "guard":
+		s.guard = s.p.TxnGuard(pid)
+		return ""
 	case "commit", "abort":
 		write, coordinator := s.p.WriteMarkerV2, 0
 		if d.HasArg("v1") {
