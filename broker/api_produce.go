@@ -126,6 +126,10 @@ func (call *produceCall) startPartition(slot int, t *topic, err *kerr.Error, rp 
 		call.fail(slot, code, message, bad)
 		return
 	}
+	if full := call.s.space.admit(len(batch)); full != "" {
+		call.fail(slot, kerr.KafkaStorageError, full, -1)
+		return
+	}
 	bytes, records := len(batch), int(record.Batch(batch).Count())
 	var opts replica.ProduceOptions
 	if call.guards != nil {

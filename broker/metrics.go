@@ -53,6 +53,12 @@ func newMetrics(s *Server) *metrics {
 	gauge("partitions", "Partitions open on this node.", func() float64 { return float64(s.partitionCount()) })
 	gauge("fetch_sessions", "Fetch sessions held for clients.", func() float64 { return float64(s.sessions.count()) })
 	gauge("answer_bytes", "Bytes of records in answers that are being sent.", func() float64 { return float64(s.fetchHeld.Load()) })
+	gauge("disk_full", "1: producers are refused, since the disk has less free than the reserve.", func() float64 {
+		if s.DiskFull() != "" {
+			return 1
+		}
+		return 0
+	})
 	m.reg.MustRegister(&topicCollector{s: s})
 	gauge("oldest_open_transaction_seconds", "Age of the oldest open transaction: how long readers have waited behind it.", func() float64 {
 		if t, ok := s.OldestOpenTransaction(); ok {

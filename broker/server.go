@@ -40,6 +40,7 @@ type Server struct {
 
 	node     *replica.Node
 	machine  *cluster.Machine
+	space    *space
 	cluster  *cluster.Client
 	topics   topics
 	sessions *fetchSessions
@@ -64,7 +65,7 @@ type Server struct {
 }
 
 // New returns a server that was not opened yet. Contradictory options are refused by Open.
-func New(o Options) *Server { return &Server{opts: o} }
+func New(o Options) *Server { return &Server{opts: o, space: &space{}} }
 
 // Open locks the data directory, brings the state back as of the last acknowledged write, and binds the listeners. When it
 // returns the server is ready, but answers only once Run is called. An error leaves nothing open.
@@ -103,15 +104,24 @@ const inFlightSpareBytes = 32 << 20
 
 // openStorage opens the node, group 0 and every partition of this node.
 func (s *Server) openStorage(ctx context.Context) error {
+	if err := s.opts.FS.MkdirAll(s.opts.DataDir); err != nil {
+		return err
+	}
+	if err := s.space.open(s.opts.FS, s.opts.DataDir, s.opts.ReserveBytes); err != nil {
+		return err
+	}
 	node, err := replica.Open(replica.Options{
 		FS: s.opts.FS, Dir: s.opts.DataDir, NodeID: s.opts.NodeID, Clock: s.clock,
 		Logger: s.log, Registerer: s.metrics.reg, CheckpointEvery: s.opts.CheckpointEvery,
-		InFlightBytes: s.opts.MemoryBytes + inFlightSpareBytes,
+		InFlightBytes: s.opts.MemoryBytes + inFlightSpareBytes, ScrubBytes: s.opts.ScrubBytes, ScrubAfter: s.opts.ScrubAfter,
 	})
 	if err != nil {
 		return s.storageError(err)
 	}
 	s.node = node
+	s.space.inFlight = node.InFlight
+	s.space.onFull = func(text string) { s.log.Error("disk full: producers are refused", "cause", text) }
+	s.space.onRoom = func() { s.log.Info("disk: producers are accepted again") }
 	node.OnFatal(func(err error) { s.cancel(fmt.Errorf("broker: storage cannot go on: %w", err)) })
 	s.machine = cluster.New()
 	self := uint64(s.opts.NodeID)
@@ -133,6 +143,7 @@ func (s *Server) openStorage(ctx context.Context) error {
 		return s.storageError(err)
 	}
 	s.goRun(s.followTopics)
+	s.goRun(s.watchSpace)
 	return nil
 }
 

@@ -177,7 +177,7 @@ func (c *Config) layer(d *decoder, v *viper.Viper, flags *pflag.FlagSet) {
 func setDefaults(c *Config) {
 	c.Data = "./outrelay-data"
 	c.Broker = Broker{Listen: "127.0.0.1:9092", AutoCreate: true, Partitions: 16, ReplicationFactor: 1,
-		Retention: Duration(7 * 24 * time.Hour), Memory: 256 << 20}
+		Retention: Duration(7 * 24 * time.Hour), Memory: 256 << 20, Scrub: 8 << 20, Reserve: 64 << 20}
 	c.HTTP.Listen = "127.0.0.1:8080"
 }
 

@@ -269,6 +269,9 @@ func (n *Node) Propose(g GroupID, payload []byte, done func(result any, err erro
 	n.shardOf(g).push(event{g: g, data: payload, done: done}, true)
 }
 
+// InFlight returns the bytes that were proposed and are not answered yet.
+func (n *Node) InFlight() int64 { return n.inFlight.Load() }
+
 // Together calls fn, which proposes several things without waiting for any, and lets them share a sync.
 func (n *Node) Together(fn func()) {
 	if n.commit == nil { // Manual: a step syncs what there is

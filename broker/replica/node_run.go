@@ -41,6 +41,9 @@ func (n *Node) startLocked() error {
 	n.wg.Go(func() { n.every(n.o.CheckpointEvery, n.kick, n.checkpointOrFail) })
 	n.wg.Go(func() { n.every(n.o.MaintainEvery, nil, n.maintain) })
 	n.wg.Go(func() { n.every(tickEvery, nil, n.tick) })
+	if n.o.ScrubBytes > 0 {
+		n.wg.Go(n.scrub)
+	}
 	return nil
 }
 
@@ -214,6 +217,8 @@ func (n *Node) pumpUntil(ch <-chan struct{}) error {
 type metrics struct {
 	proposals   prometheus.Counter
 	checkpoints prometheus.Histogram
+	scrubbed    prometheus.Counter
+	scrubRounds prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -223,9 +228,11 @@ func newMetrics(r prometheus.Registerer) metrics {
 			Name: "outrelay_replica_checkpoint_seconds", Help: "Time to write a checkpoint, segment syncs included.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
 		}),
+		scrubbed:    prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_replica_scrubbed_bytes_total", Help: "Bytes of segments that were read and checked in the background."}),
+		scrubRounds: prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_replica_scrub_rounds_total", Help: "Times that all segments were checked in the background."}),
 	}
 	if r != nil {
-		r.MustRegister(m.proposals, m.checkpoints)
+		r.MustRegister(m.proposals, m.checkpoints, m.scrubbed, m.scrubRounds)
 	}
 	return m
 }

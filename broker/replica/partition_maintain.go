@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/outrelay/outrelay/broker/segment"
@@ -44,7 +45,7 @@ func (p *Partition) Maintain(now time.Time) error {
 			return p.maintainError("retention", err)
 		}
 	}
-	if !cfg.Compact {
+	if !cfg.Compact || !p.roomToCompact(cfg) {
 		return nil
 	}
 	_, err = p.log.Compact(context.Background(), segment.CompactOptions{
@@ -54,12 +55,29 @@ func (p *Partition) Maintain(now time.Time) error {
 	return p.maintainError("compaction", err)
 }
 
+// roomToCompact reports whether the disk has room for the largest file that a compaction writes before it gives room back.
+func (p *Partition) roomToCompact(cfg TopicConfig) bool {
+	free, _, err := p.o.FS.Space(p.o.Dir)
+	need := p.log.Size()
+	if cfg.SegmentBytes > 0 {
+		need = min(need, cfg.SegmentBytes)
+	}
+	if err != nil || free > need+need/4 {
+		return true
+	}
+	p.o.Logger.Warn("not compacted: the disk has no room for it", "free", free, "needed", need+need/4)
+	return false
+}
+
 func (p *Partition) maintainError(what string, err error) error {
 	switch {
 	case err == nil || p.closed.Load():
 		return nil
 	case errors.Is(err, segment.ErrCorrupt):
 		p.MarkDamaged(fmt.Errorf("%s: %w", what, err))
+		return nil
+	case errors.Is(err, syscall.ENOSPC) && p.log.Err() == nil: // given up before anything was changed
+		p.o.Logger.Warn("housekeeping put off: the disk is full", "what", what, "err", err)
 		return nil
 	}
 	return fmt.Errorf("%s/%d: %s: %w", p.o.Topic, p.o.Index, what, err)

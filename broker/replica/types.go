@@ -81,6 +81,8 @@ type Options struct {
 
 	CheckpointEvery time.Duration // default 10 s; also whenever the write-ahead log starts a new file
 	MaintainEvery   time.Duration // how often partitions look at retention and compaction; default 30 s
+	ScrubAfter      time.Duration // when segments are first read and checked in the background; then once a day. Default 10 s
+	ScrubBytes      int64         // how many of their bytes are read a second; default 8 MiB, negative: no scrub
 	Shards          int           // goroutines that own groups; default GOMAXPROCS, at most 8
 	InFlightBytes   int64         // proposals in flight over all groups; default 256 MiB. Who accepts requests should stop before
 	EntryBytesMax   int           // largest payload of one entry; default 32 MiB
@@ -104,6 +106,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaintainEvery <= 0 {
 		o.MaintainEvery = 30 * time.Second
+	}
+	if o.ScrubAfter <= 0 {
+		o.ScrubAfter = 10 * time.Second
+	}
+	if o.ScrubBytes == 0 {
+		o.ScrubBytes = 8 << 20
 	}
 	if o.Shards <= 0 {
 		o.Shards = min(runtime.GOMAXPROCS(0), 8)

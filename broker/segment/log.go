@@ -77,6 +77,13 @@ func (l *Log) LogStartOffset() int64 { return l.view.Load().start }
 // NextOffset returns the log end offset: what Append expects next.
 func (l *Log) NextOffset() int64 { return l.next.Load() }
 
+// Err returns why nothing can be written any more, or nil.
+func (l *Log) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
 // Size returns the bytes of all segments.
 func (l *Log) Size() int64 {
 	var n int64

@@ -7,9 +7,13 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/outrelay/outrelay/internal/vfs"
 )
+
+// spareRoom is how many times the size of a file has to be free before one is made ahead of need.
+const spareRoom = 3
 
 // file is a file of the log. Readers hold it by a count, so that using it again never pulls it from under them.
 type file struct {
@@ -239,6 +243,10 @@ func (w *WAL) Prepare() (more bool, err error) {
 
 func (w *WAL) prepareStep() error {
 	if w.preparing == nil {
+		// A spare saves time, and is not worth the last room of a disk.
+		if free, _, err := w.fs.Space(w.dir); err == nil && free < spareRoom*w.o.FileBytes {
+			return fmt.Errorf("%d MB are free: %w", free>>20, syscall.ENOSPC)
+		}
 		w.preparingName = w.newSpareName()
 		f, err := w.fs.Create(w.preparingName)
 		if err != nil {

@@ -84,6 +84,9 @@ func (a *app) printStatus(s daemon.Status) error {
 		fmt.Fprintf(a.out, " on %s", s.Listening.Kafka)
 	}
 	fmt.Fprintln(a.out)
+	if s.Log.DiskFull != "" {
+		fmt.Fprintf(a.out, "  disk full: %s\n", s.Log.DiskFull)
+	}
 	for _, p := range s.Log.Damaged {
 		fmt.Fprintf(a.out, "  damaged, not served: %s\n", p.Damage)
 	}

@@ -175,6 +175,7 @@ func (d *Daemon) startBroker(ctx context.Context, g *run.Group) error {
 	s := broker.New(broker.Options{
 		DataDir: d.c.Data, Listeners: []broker.Listener{{Name: "kafka", Addr: b.Listen, Advertised: b.Advertise}},
 		DefaultPartitions: int32(b.Partitions), AutoCreateTopics: &b.AutoCreate, MemoryBytes: int64(b.Memory),
+		ScrubBytes: int64(b.Scrub), ReserveBytes: int64(b.Reserve),
 		Logger: d.log.With("part", "broker"), Registerer: d.registry,
 	})
 	if err := s.Open(ctx); err != nil {

@@ -34,6 +34,8 @@ type LogStatus struct {
 	External []string `json:"external,omitempty"`
 	// Damaged are the partitions of the own broker that are not served because their files are not what was written.
 	Damaged []broker.DamagedPartition `json:"damaged,omitempty"`
+	// DiskFull says why the own broker accepts nothing from producers.
+	DiskFull string `json:"disk_full,omitempty"`
 }
 
 // SourceStatus is a source's relay beside what its database says.
@@ -124,7 +126,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 		s.Log.ID = d.server.ClusterID()
 	}
 	if d.server != nil {
-		s.Log.Damaged = d.server.Damaged()
+		s.Log.Damaged, s.Log.DiskFull = d.server.Damaged(), d.server.DiskFull()
 	}
 	m := d.manager
 	groups := make(map[string]*group, len(d.groups))

@@ -28,3 +28,17 @@ func datasync(f *os.File) error {
 	}
 	return synced
 }
+
+// allocate takes room for the first size bytes of a file.
+func allocate(f *os.File, size int64) error {
+	for {
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+			return extend(f, size)
+		default:
+			return err
+		}
+	}
+}

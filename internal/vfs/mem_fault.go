@@ -1,5 +1,7 @@
 package vfs
 
+import "errors"
+
 // Op names a kind of operation for [Mem.Fail].
 type Op string
 
@@ -76,6 +78,16 @@ func (m *Mem) Limit(bytes int64) {
 // full reports whether grow more bytes are too many. m.mu is held.
 func (m *Mem) full(grow int64) bool {
 	return m.limit > 0 && grow > 0 && m.root.bytes()+grow > m.limit
+}
+
+// Space returns what Limit leaves; without a limit there is no bound to tell.
+func (m *Mem) Space(string) (free, total int64, err error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.limit == 0 {
+		return 0, 0, errors.ErrUnsupported
+	}
+	return max(0, m.limit-m.root.bytes()), m.limit, nil
 }
 
 func (n *node) bytes() int64 {

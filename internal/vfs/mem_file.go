@@ -104,6 +104,15 @@ func (f *memFile) Truncate(size int64) error {
 	return nil
 }
 
+// Allocate makes the file larger.
+func (f *memFile) Allocate(size int64) error {
+	have, err := f.Size()
+	if err != nil || have >= size {
+		return err
+	}
+	return f.Truncate(size)
+}
+
 // Size returns the file's size.
 func (f *memFile) Size() (int64, error) {
 	if err := f.check("size", false); err != nil {

@@ -35,6 +35,23 @@ func (f osFile) Size() (int64, error) {
 	return st.Size(), nil
 }
 
+// Allocate takes room for the file's first size bytes.
+func (f osFile) Allocate(size int64) error {
+	if err := allocate(f.File, size); err != nil {
+		return &os.PathError{Op: "allocate", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// extend makes a file larger, without a promise of room.
+func extend(f *os.File, size int64) error {
+	st, err := f.Stat()
+	if err != nil || st.Size() >= size {
+		return err
+	}
+	return f.Truncate(size)
+}
+
 func open(name string, flag int) (File, error) {
 	f, err := os.OpenFile(name, flag, 0o600)
 	if err != nil {
@@ -129,6 +146,15 @@ func (OS) SyncDir(dir string) error {
 	}
 	// A directory is fsynced in full: fdatasync need not write what only the directory's own inode says.
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// Space asks the file system that holds dir.
+func (OS) Space(dir string) (free, total int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil //nolint:unconvert // the fields differ by system
 }
 
 // Lock takes an exclusive flock on the named file.

@@ -45,6 +45,9 @@ type FS interface {
 	Stat(name string) (Info, error)
 	// SyncDir makes the names in a directory durable: those created, renamed and removed there.
 	SyncDir(dir string) error
+	// Space says how many bytes the file system that holds dir has: free for this process, and in all. dir must exist. The error wraps
+	// errors.ErrUnsupported where there is no bound.
+	Space(dir string) (free, total int64, err error)
 	// Lock takes an exclusive lock on the named file, which it creates where needed, and writes this process's id there. It does not wait: an
 	// error that wraps ErrLocked names the holder. The lock ends with Close or with the process, however that ends; the file stays.
 	Lock(name string) (io.Closer, error)
@@ -59,6 +62,9 @@ type File interface {
 	Sync() error
 	// Truncate changes the file's size; new bytes are zero. Not durable until Sync.
 	Truncate(size int64) error
+	// Allocate makes the file at least so large, and takes the room from the disk now: later writes below that size do not run out of it, where the
+	// file system can promise that. New bytes are zero. Not durable until Sync.
+	Allocate(size int64) error
 	// Size returns the file's size in bytes.
 	Size() (int64, error)
 	// Name returns the name the file was opened with.
