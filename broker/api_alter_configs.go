@@ -2,8 +2,6 @@ package broker
 
 import (
 	"context"
-	"slices"
-	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -11,9 +9,11 @@ import (
 	"github.com/outrelay/outrelay/broker/cluster"
 )
 
-// AlterConfigs, key 33: v0–2, and IncrementalAlterConfigs, key 44: v0–1 (KIP-339)
+// AlterConfigs, key 33: v0–2
 //
-// Topics can be configured. A node cannot, while it runs. AlterConfigs replaces all that is set, as it always did.
+//   - v0: KIP-133; v2: flexible
+//
+// It replaces all that is set, as it always did. A topic can be configured, and of nodes the defaults of topics, for one node or for all of them; the rest is in the node's file.
 
 func handleAlterConfigs(s *Server, c *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.AlterConfigsRequest)
@@ -36,34 +36,27 @@ func handleAlterConfigs(s *Server, c *conn, kreq kmsg.Request) pending {
 }
 
 func (s *Server) alterAll(ctx context.Context, rr *kmsg.AlterConfigsRequestResource, validateOnly bool) error {
-	if _, err := s.alterable(rr.ResourceType, rr.ResourceName); err != nil {
+	t, err := s.configTarget(rr.ResourceType, rr.ResourceName)
+	if err != nil {
 		return err
 	}
 	set := make(map[string]string, len(rr.Configs))
 	for _, cf := range rr.Configs {
-		if cf.Value != nil {
-			set[cf.Name] = *cf.Value
+		if _, twice := set[cf.Name]; twice {
+			return invalid(kerr.InvalidRequest, "%s stands twice in the request", cf.Name)
 		}
+		if cf.Value == nil {
+			return invalid(kerr.InvalidRequest, "null value for %s", cf.Name)
+		}
+		set[cf.Name] = *cf.Value
 	}
-	if err := cluster.ValidateConfigs(set); err != nil || validateOnly {
+	if err := t.check(set, nil); err != nil || validateOnly {
 		return err
 	}
-	return s.cluster.SetConfigs(ctx, rr.ResourceName, set)
-}
-
-// alterable returns the topic that a request wants to configure.
-func (s *Server) alterable(kind kmsg.ConfigResourceType, name string) (*topic, error) {
-	if kind != kmsg.ConfigResourceTypeTopic {
-		if _, err := s.describe(kind, name); err != nil {
-			return nil, err
-		}
-		return nil, invalid(kerr.InvalidRequest, "a node is configured in its file, not while it runs")
+	if t.node {
+		return s.cluster.SetNodeConfigs(ctx, t.name, set)
 	}
-	t := s.topics.set().byName[name]
-	if t == nil {
-		return nil, kerr.UnknownTopicOrPartition
-	}
-	return t, nil
+	return s.cluster.SetConfigs(ctx, t.name, set)
 }
 
 // configsChanged makes the open partitions follow new configurations.
@@ -73,81 +66,86 @@ func (s *Server) configsChanged() {
 	}
 }
 
-func handleIncrementalAlterConfigs(s *Server, c *conn, kreq kmsg.Request) pending {
-	req := kreq.(*kmsg.IncrementalAlterConfigsRequest)
-	return func() kmsg.Response {
-		ctx, cancel := adminContext(c.ctx, 0)
-		defer cancel()
-		resp := req.ResponseKind().(*kmsg.IncrementalAlterConfigsResponse)
-		for i := range req.Resources {
-			rr := &req.Resources[i]
-			sr := kmsg.NewIncrementalAlterConfigsResponseResource()
-			sr.ResourceType, sr.ResourceName = rr.ResourceType, rr.ResourceName
-			if err := s.alterSome(ctx, rr, req.ValidateOnly); err != nil {
-				sr.ErrorCode, sr.ErrorMessage = kafkaError(err).Code, new(errorText(err))
-			}
-			resp.Resources = append(resp.Resources, sr)
-		}
-		s.configsChanged()
-		return resp
-	}
+// configTarget is what a request wants to configure: a topic, this node, or all nodes.
+type configTarget struct {
+	s    *Server
+	node bool
+	name string // of the topic or node; "" for all nodes
 }
 
-func (s *Server) alterSome(ctx context.Context, rr *kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) error {
-	t, err := s.alterable(rr.ResourceType, rr.ResourceName)
-	if err != nil {
-		return err
+func (s *Server) configTarget(kind kmsg.ConfigResourceType, name string) (*configTarget, error) {
+	switch {
+	case kind == kmsg.ConfigResourceTypeTopic && s.topics.set().byName[name] == nil:
+		return nil, kerr.UnknownTopicOrPartition
+	case kind == kmsg.ConfigResourceTypeBroker && name != "" && name != s.nodeName():
+		return nil, invalid(kerr.InvalidRequest, "node %q is not this one, which is %s", name, s.nodeName())
+	case kind != kmsg.ConfigResourceTypeTopic && kind != kmsg.ConfigResourceTypeBroker:
+		return nil, notConfigurable(kind)
 	}
-	set, unset := map[string]string{}, []string(nil)
-	effective := cluster.Effective(t.Configs, s.topicDefaults())
-	seen := map[string]bool{}
-	for i := range rr.Configs {
-		cf := &rr.Configs[i]
-		if seen[cf.Name] {
-			return invalid(kerr.InvalidRequest, "%s stands twice in the request", cf.Name)
+	return &configTarget{s: s, node: kind == kmsg.ConfigResourceTypeBroker, name: name}, nil
+}
+
+// def returns the definition of a config that can be set.
+func (t *configTarget) def(name string) (cluster.ConfigDef, error) {
+	if !t.node {
+		if d, ok := cluster.ConfigDefOf(name); ok {
+			return d, nil
 		}
-		seen[cf.Name] = true
-		if cf.Op == kmsg.IncrementalAlterConfigOpDelete {
-			unset = append(unset, cf.Name)
-			continue
+		return cluster.ConfigDef{}, invalid(kerr.InvalidConfig, "unknown topic config %q", name)
+	}
+	if d, ok := cluster.NodeConfigDefOf(name); ok {
+		return d, nil
+	}
+	if t.static(name) {
+		return cluster.ConfigDef{}, invalid(kerr.InvalidRequest, "%s cannot be changed while the node runs: it is set in the node's file, or fixed", name)
+	}
+	return cluster.ConfigDef{}, invalid(kerr.InvalidConfig, "unknown broker config %q", name)
+}
+
+// static reports whether a node has the config and keeps it while it runs.
+func (t *configTarget) static(name string) bool {
+	for _, b := range t.s.brokerConfigs() {
+		if b.name == name {
+			return true
 		}
-		if cf.Value == nil {
-			return invalid(kerr.InvalidRequest, "null value for %s", cf.Name)
+	}
+	return false
+}
+
+// check says what is wrong with what is to be set and taken back. Taking back what a node has fixed changes nothing, and is no error:
+// tools that end a move of replicas do it.
+func (t *configTarget) check(set map[string]string, unset []string) error {
+	for name, v := range set {
+		d, err := t.def(name)
+		if err == nil {
+			err = d.Check(v)
 		}
-		if set[cf.Name], err = alteredValue(cf, effective[cf.Name]); err != nil {
+		if err != nil {
 			return err
 		}
 	}
-	if err := cluster.ValidateConfigs(set); err != nil || validateOnly {
-		return err
-	}
-	return s.cluster.AlterConfigs(ctx, rr.ResourceName, set, unset)
-}
-
-// alteredValue returns what a configuration becomes: append and subtract are for lists.
-func alteredValue(cf *kmsg.IncrementalAlterConfigsRequestResourceConfig, now string) (string, error) {
-	if cf.Op == kmsg.IncrementalAlterConfigOpSet {
-		return *cf.Value, nil
-	}
-	d, ok := cluster.ConfigDefOf(cf.Name)
-	if !ok {
-		return "", invalid(kerr.InvalidConfig, "unknown topic config %q", cf.Name)
-	}
-	if d.Type != cluster.ConfigList {
-		return "", invalid(kerr.InvalidConfig, "%s is not a list", cf.Name)
-	}
-	var list []string
-	if now != "" {
-		list = strings.Split(now, ",")
-	}
-	for _, v := range strings.Split(*cf.Value, ",") {
-		at := slices.Index(list, v)
-		switch {
-		case cf.Op == kmsg.IncrementalAlterConfigOpAppend && at < 0:
-			list = append(list, v)
-		case cf.Op == kmsg.IncrementalAlterConfigOpSubtract && at >= 0:
-			list = slices.Delete(list, at, at+1)
+	for _, name := range unset {
+		if _, err := t.def(name); err != nil && !(t.node && t.static(name)) {
+			return err
 		}
 	}
-	return strings.Join(list, ","), nil
+	return nil
+}
+
+// effective returns the value that counts now.
+func (t *configTarget) effective(name string) string {
+	entries := t.s.brokerEntries
+	if !t.node {
+		topic := t.s.topics.set().byName[t.name]
+		if topic == nil {
+			return ""
+		}
+		entries = func() []configEntry { return t.s.topicEntries(topic.Topic) }
+	}
+	for _, e := range entries() {
+		if e.name == name {
+			return e.value()
+		}
+	}
+	return ""
 }

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"slices"
-	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -12,7 +11,7 @@ import (
 //
 //   - v1: sources and synonyms (KIP-226); v3: types and documentation (KIP-569); v4: flexible
 //
-// Topics and this node are described.
+// Topics and this node are described; a node without a name is what is set for all nodes.
 
 func handleDescribeConfigs(s *Server, _ *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.DescribeConfigsRequest)
@@ -25,8 +24,8 @@ func handleDescribeConfigs(s *Server, _ *conn, kreq kmsg.Request) pending {
 		if err != nil {
 			sr.ErrorCode, sr.ErrorMessage = kafkaError(err).Code, new(errorText(err))
 		}
-		for _, e := range entries {
-			if rr.ConfigNames == nil || slices.Contains(rr.ConfigNames, e.name) {
+		for i := range entries {
+			if e := &entries[i]; rr.ConfigNames == nil || slices.Contains(rr.ConfigNames, e.name) {
 				sr.Configs = append(sr.Configs, e.described(req))
 			}
 		}
@@ -47,33 +46,34 @@ func (s *Server) describe(kind kmsg.ConfigResourceType, name string) ([]configEn
 		}
 		return s.topicEntries(t.Topic), nil
 	case kmsg.ConfigResourceTypeBroker:
-		if name == "" { // the defaults of all nodes: nothing is set there
-			return nil, nil
+		switch name {
+		case "":
+			return s.sharedEntries(), nil
+		case s.nodeName():
+			return s.brokerEntries(), nil
 		}
-		if name != strconv.Itoa(int(s.opts.NodeID)) {
-			return nil, invalid(kerr.InvalidRequest, "node %q is not this one, which is %d", name, s.opts.NodeID)
-		}
-		return s.brokerEntries(), nil
+		return nil, invalid(kerr.InvalidRequest, "node %q is not this one, which is %s", name, s.nodeName())
 	}
-	return nil, invalid(kerr.InvalidRequest, "resource type %v is not served", kind)
+	return nil, notConfigurable(kind)
+}
+
+// notConfigurable says that a kind of resource has no configs here.
+func notConfigurable(kind kmsg.ConfigResourceType) error {
+	return invalid(kerr.InvalidRequest, "resources of type %v have no configuration here; topics and brokers have", kind)
 }
 
 func (e *configEntry) described(req *kmsg.DescribeConfigsRequest) kmsg.DescribeConfigsResponseResourceConfig {
 	c := kmsg.NewDescribeConfigsResponseResourceConfig()
-	c.Name, c.Value, c.ReadOnly, c.Source, c.ConfigType = e.name, &e.value, e.readOnly, e.source, e.kind
-	c.IsDefault = e.source == kmsg.ConfigSourceDefaultConfig
+	c.Name, c.Value, c.ReadOnly, c.Source, c.ConfigType = e.name, new(e.value()), e.readOnly, e.source(), e.kind
+	c.IsDefault = e.source() == kmsg.ConfigSourceDefaultConfig
 	if req.IncludeDocumentation && e.doc != "" {
 		c.Documentation = &e.doc
 	}
 	if req.IncludeSynonyms {
-		synonym := func(value string, source kmsg.ConfigSource) {
+		for _, v := range e.values {
 			sy := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
-			sy.Name, sy.Value, sy.Source = e.name, &value, source
+			sy.Name, sy.Value, sy.Source = v.name, new(v.value), v.source
 			c.ConfigSynonyms = append(c.ConfigSynonyms, sy)
-		}
-		synonym(e.value, e.source)
-		if e.fallback != nil {
-			synonym(*e.fallback, kmsg.ConfigSourceDefaultConfig)
 		}
 	}
 	return c

@@ -109,6 +109,9 @@ func (s *Server) syncTopics() error {
 	var failed error
 	for name, ct := range state.Topics {
 		t := s.nextTopic(old.byID[ct.ID], ct)
+		if state.NodeConfigsAt > old.version {
+			t.conf.Store(s.topicConfigOf(ct))
+		}
 		for i := range ct.Partitions {
 			r, here := ct.Partitions[i].On(s.opts.NodeID)
 			if t.partitions[i] != nil || !here {

@@ -111,6 +111,24 @@ func (c *Client) AlterConfigs(ctx context.Context, name string, set map[string]s
 	return err
 }
 
+// SetNodeConfigs replaces all that is set of a node's configs, or of all nodes' for "" (AlterConfigs). Refusal: INVALID_CONFIG.
+func (c *Client) SetNodeConfigs(ctx context.Context, node string, configs map[string]string) error {
+	if err := ValidateNodeConfigs(configs); err != nil {
+		return err
+	}
+	_, err := c.do(ctx, command{Op: opSetNodeConfigs, Name: node, Configs: configs})
+	return err
+}
+
+// AlterNodeConfigs sets some of a node's configs and takes others back (IncrementalAlterConfigs). Refusal: INVALID_CONFIG.
+func (c *Client) AlterNodeConfigs(ctx context.Context, node string, set map[string]string, unset []string) error {
+	if err := ValidateNodeConfigs(set); err != nil {
+		return err
+	}
+	_, err := c.do(ctx, command{Op: opAlterNodeConfigs, Name: node, Configs: set, Unset: slices.Clone(unset)})
+	return err
+}
+
 // AllocateProducerIDs returns the first of n consecutive producer ids that nobody else ever gets.
 func (c *Client) AllocateProducerIDs(ctx context.Context, n int64) (first int64, err error) {
 	o, err := c.do(ctx, command{Op: opAllocate, Count: n})

@@ -21,6 +21,8 @@ const (
 	opAlterConfigs     = "alter_configs"
 	opAllocate         = "allocate_producer_ids"
 	opSetFeatures      = "set_features"
+	opSetNodeConfigs   = "set_node_configs"
+	opAlterNodeConfigs = "alter_node_configs"
 )
 
 // command is an entry of group 0. Fields that an operation does not use are absent.

@@ -103,23 +103,39 @@ func ConfigDefs() []ConfigDef {
 		integer(SegmentBytes, 128<<20, 1<<14, 1<<30, "A segment is closed before it grows beyond."),
 		long(SegmentMs, 7*day, 1, noMax, "A segment is closed when it is older."),
 	}
-	for _, c := range unserved() {
-		defs = append(defs, ConfigDef{Name: c[0], Type: ConfigString, Default: c[1], Doc: "Accepted so that tools made for Kafka work; without effect here."})
-	}
+	defs = append(defs, unserved()...)
 	slices.SortFunc(defs, func(a, b ConfigDef) int { return strings.Compare(a.Name, b.Name) })
 	return defs
 }
 
-// unserved are Kafka's other topic configs: name and default.
-func unserved() [][2]string {
-	return [][2]string{
-		{"file.delete.delay.ms", "60000"}, {"flush.messages", "9223372036854775807"}, {"flush.ms", "9223372036854775807"},
-		{"follower.replication.throttled.replicas", ""}, {"index.interval.bytes", "4096"}, {"leader.replication.throttled.replicas", ""},
-		{"message.downconversion.enable", "true"}, {"message.format.version", "3.0-IV1"},
-		{"message.timestamp.after.max.ms", "9223372036854775807"}, {"message.timestamp.before.max.ms", "9223372036854775807"},
-		{"message.timestamp.difference.max.ms", "9223372036854775807"}, {"preallocate", "false"},
-		{"segment.index.bytes", "10485760"}, {"segment.jitter.ms", "0"}, {"unclean.leader.election.enable", "false"},
+// unserved are Kafka's other topic configs. Their values are checked as Kafka's are.
+func unserved() []ConfigDef {
+	number := func(name, def string, low float64) ConfigDef {
+		return ConfigDef{Name: name, Type: ConfigLong, Default: def, min: low, max: noMax}
 	}
+	yesNo := func(name, def string, oneOf ...string) ConfigDef {
+		return ConfigDef{Name: name, Type: ConfigBoolean, Default: def, oneOf: oneOf}
+	}
+	const forever = "9223372036854775807"
+	defs := []ConfigDef{
+		number("file.delete.delay.ms", "60000", 0), number("flush.messages", forever, 1), number("flush.ms", forever, 0),
+		{Name: "follower.replication.throttled.replicas", Type: ConfigList}, {Name: "leader.replication.throttled.replicas", Type: ConfigList},
+		{Name: "index.interval.bytes", Type: ConfigInt, Default: "4096", max: noMax},
+		{Name: "segment.index.bytes", Type: ConfigInt, Default: "10485760", min: 4, max: noMax},
+		number("local.retention.bytes", "-2", -2), number("local.retention.ms", "-2", -2),
+		yesNo("message.downconversion.enable", "true"), {Name: "message.format.version", Type: ConfigString, Default: "3.0-IV1"},
+		number("message.timestamp.after.max.ms", forever, 0), number("message.timestamp.before.max.ms", forever, 0),
+		number("message.timestamp.difference.max.ms", forever, 0), yesNo("preallocate", "false"),
+		yesNo("remote.log.copy.disable", "false"), yesNo("remote.log.delete.on.disable", "false"), yesNo("remote.storage.enable", "false", "false"),
+		number("segment.jitter.ms", "0", 0), yesNo("unclean.leader.election.enable", "false"),
+	}
+	for i := range defs {
+		defs[i].Doc = "Accepted so that tools made for Kafka work; without effect here."
+		if defs[i].oneOf != nil {
+			defs[i].Doc = "Tiered storage is not served."
+		}
+	}
+	return defs
 }
 
 // ConfigDefOf returns the definition of the named config.
@@ -140,7 +156,7 @@ func (d ConfigDef) Check(value string) error {
 	switch d.Type {
 	case ConfigList:
 		for _, v := range strings.Split(value, ",") {
-			if !slices.Contains(d.oneOf, strings.TrimSpace(v)) {
+			if d.oneOf != nil && !slices.Contains(d.oneOf, strings.TrimSpace(v)) {
 				return bad("want a list of %s", strings.Join(d.oneOf, ", "))
 			}
 		}
@@ -148,6 +164,14 @@ func (d ConfigDef) Check(value string) error {
 		v, err := strconv.ParseInt(value, 10, 64)
 		if err != nil || float64(v) < d.min || float64(v) > d.max || d.Type == ConfigInt && float64(v) > maxInt {
 			return bad("want a whole number from %.0f to %.0f", d.min, d.max)
+		}
+	case ConfigBoolean:
+		oneOf := d.oneOf
+		if oneOf == nil {
+			oneOf = []string{"true", "false"}
+		}
+		if !slices.Contains(oneOf, strings.ToLower(value)) {
+			return bad("want %s", strings.Join(oneOf, " or "))
 		}
 	case ConfigDouble:
 		v, err := strconv.ParseFloat(value, 64)

@@ -91,6 +91,8 @@ func (s *State) apply(c command) (o outcome, known bool) {
 		return s.createPartitions(c), true
 	case opSetConfigs, opAlterConfigs:
 		return s.setConfigs(c), true
+	case opSetNodeConfigs, opAlterNodeConfigs:
+		return s.setNodeConfigs(c), true
 	case opSetFeatures:
 		return s.setFeatures(c), true
 	case opAllocate:
@@ -192,14 +194,7 @@ func (s *State) setConfigs(c command) outcome {
 	n := *t
 	n.Configs = c.Configs
 	if c.Op == opAlterConfigs {
-		n.Configs = maps.Clone(t.Configs)
-		if n.Configs == nil {
-			n.Configs = map[string]string{}
-		}
-		maps.Copy(n.Configs, c.Configs)
-		for _, name := range c.Unset {
-			delete(n.Configs, name)
-		}
+		n.Configs = altered(t.Configs, c)
 	}
 	if maps.Equal(n.Configs, t.Configs) {
 		return outcome{topic: t, unchanged: true}
@@ -249,7 +244,8 @@ type snapshot struct {
 	NextReplica    uint64          `json:"next_replica"`
 	NextProducerID int64           `json:"next_producer_id"`
 
-	Features map[string]int16 `json:"features,omitempty"`
+	Features    map[string]int16             `json:"features,omitempty"`
+	NodeConfigs map[string]map[string]string `json:"node_configs,omitempty"`
 }
 
 // Checkpoint implements replica.StateMachine: the state is immutable, so freezing it is taking a pointer.
@@ -258,7 +254,7 @@ func (m *Machine) Checkpoint() func() ([]byte, error) {
 	return func() ([]byte, error) {
 		sn := snapshot{
 			ClusterID: s.ClusterID, Deleted: s.Deleted, Version: s.Version,
-			NextGroup: s.nextGroup, NextReplica: s.nextReplica, NextProducerID: s.nextProducerID, Features: s.Features,
+			NextGroup: s.nextGroup, NextReplica: s.nextReplica, NextProducerID: s.nextProducerID, Features: s.Features, NodeConfigs: s.NodeConfigs,
 		}
 		for _, id := range slices.Sorted(maps.Keys(s.Nodes)) {
 			sn.Nodes = append(sn.Nodes, s.Nodes[id])
@@ -308,6 +304,7 @@ func decodeSnapshot(blob []byte) (*State, error) {
 	}
 	s := emptyState()
 	s.ClusterID, s.Deleted, s.Version, s.Features = sn.ClusterID, sn.Deleted, sn.Version, sn.Features
+	s.NodeConfigs = sn.NodeConfigs
 	s.nextGroup, s.nextReplica, s.nextProducerID = sn.NextGroup, sn.NextReplica, sn.NextProducerID
 	for _, n := range sn.Nodes {
 		if n == nil {

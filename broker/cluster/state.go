@@ -61,6 +61,11 @@ type State struct {
 	Features  map[string]int16 // levels that were set (KIP-584); who serves a feature knows what counts when there is none
 	Version   uint64           // grows with every change
 
+	// NodeConfigs are what was set of nodes' configs while they ran, by node id; "" for all of them. NodeConfigsAt is the version at
+	// which they changed last since the start.
+	NodeConfigs   map[string]map[string]string
+	NodeConfigsAt uint64
+
 	nextGroup      replica.GroupID
 	nextReplica    uint64
 	nextProducerID int64
