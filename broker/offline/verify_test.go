@@ -68,15 +68,16 @@ func TestVerify_endsWithItsContext(t *testing.T) {
 	})
 }
 
-// TestDamage_onePartition: verify names the place, the broker refuses the partition with the same text, and serves the other one.
-func TestDamage_onePartition(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct {
-		name   string
-		damage func(t *testing.T, mem *vfs.Mem) string // returns the file
-		text   string
-		read   bool // found only by reading
-	}{
+// damage is what can happen to one partition of the log that fill makes.
+type damage struct {
+	name   string
+	damage func(t *testing.T, mem *vfs.Mem) string // returns the file
+	text   string
+	read   bool // found only by reading
+}
+
+func damages() []damage {
+	return []damage{
 		{"flipped bit in a sealed segment", func(t *testing.T, mem *vfs.Mem) string {
 			f := file(t, mem, 1, ".log", 0)
 			flip(t, mem, f, 5000, 1)
@@ -121,7 +122,13 @@ func TestDamage_onePartition(t *testing.T) {
 			}
 			return f
 		}, "offsets are missing", false},
-	} {
+	}
+}
+
+// TestDamage_onePartition: verify names the place, the broker refuses the partition with the same text, and serves the other one.
+func TestDamage_onePartition(t *testing.T) {
+	t.Parallel()
+	for _, tc := range damages() {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			n := node(t)

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 
+	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/broker/segment"
 	"github.com/outrelay/outrelay/broker/wal"
 	"github.com/outrelay/outrelay/internal/vfs"
@@ -150,4 +151,65 @@ func (im *Image) take(logs map[GroupID]*raftLog, keep func(GroupID) bool, r wal.
 		g.Entries = g.Entries[:len(g.Entries)-1]
 	}
 	g.Entries = append(g.Entries, Entry{Index: r.Index, Term: r.Term, Payload: slices.Clone(r.Payload)})
+}
+
+// RewriteSegments changes what the checkpoint in dir says of the segments of some partitions, durably and in one piece. Nobody may have the directory open.
+func RewriteSegments(fsys vfs.FS, dir string, states map[GroupID]segment.State) error {
+	ck, err := loadCheckpoint(fsys, dir)
+	if err != nil {
+		return err
+	}
+	for i := range ck.groups {
+		s := &ck.groups[i]
+		st, ok := states[s.group]
+		if !ok {
+			continue
+		}
+		ps := newProducers(1)
+		b, err := decodePartitionBlob(s.blob, &ps)
+		if err != nil {
+			return err
+		}
+		const head = 1 + 8 // version and log start offset
+		blob := append([]byte(nil), s.blob[:head]...)
+		m := st.Marshal()
+		blob = append(be32(blob, uint32(len(m))), m...)
+		s.blob = append(blob, s.blob[head+4+len(b.segments):]...)
+	}
+	return ck.write(fsys, dir)
+}
+
+// WALEntry is what a record of the write-ahead log says, for people.
+type WALEntry struct {
+	Kind     string       // entry, conf_change, hard_state, batch, txn_marker, log_start, …
+	TimeMs   int64        // the leader's clock, of a partition's entry; 0: none
+	Batch    record.Batch // of batch and txn_marker
+	LogStart int64        // of log_start
+	Vote     uint64       // of hard_state
+}
+
+// DescribeRecord reads a record of the write-ahead log. What it does not know it calls by its number.
+func DescribeRecord(r wal.Record) WALEntry {
+	switch r.Kind {
+	case kindHardState:
+		hs, _ := hardStateOf(r) // a wrong one shows as zero
+		return WALEntry{Kind: "hard_state", Vote: hs.vote}
+	case kindConfChange, kindConfChangeV2:
+		return WALEntry{Kind: "conf_change"}
+	case kindEntry:
+	default:
+		return WALEntry{Kind: fmt.Sprintf("kind_%d", r.Kind)}
+	}
+	switch {
+	case len(r.Payload) == 0:
+		return WALEntry{Kind: "leader"}
+	case GroupID(r.Group) == MetadataGroup:
+		return WALEntry{Kind: "metadata"}
+	}
+	e, err := decodeEntry(r.Payload)
+	if err != nil {
+		return WALEntry{Kind: "unreadable"}
+	}
+	name := map[entryType]string{entryBatch: "batch", entryTxnMarker: "txn_marker", entryLogStart: "log_start"}[e.kind]
+	return WALEntry{Kind: name, TimeMs: e.timeMs, Batch: e.batch, LogStart: e.logStart}
 }

@@ -11,6 +11,10 @@ type CorruptError struct {
 	Byte   int64 // of the batch, or of the file, that is not right
 	Offset int64 // the first offset that cannot be trusted because of it; -1: not known
 	Cause  string
+
+	missing bool // the segment at Offset is not there; the file itself may be whole
+	foreign bool // a segment stands where none belongs
+	sum     bool // the batches' first 16 bytes do not add up: one of them has changed, and it is not known which
 }
 
 // Error names file, byte and offset.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
+	"path"
 
 	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/internal/vfs"
@@ -275,7 +277,7 @@ func (in *inspector) ends(p piece, sc *scanner, sum uint32) *CorruptError {
 		return nil
 	}
 	if sum != want {
-		return &CorruptError{File: p.name, Offset: p.base, Cause: fmt.Sprintf("offsets or leader epochs have changed: their sum is %08x, %s says %08x", sum, who, want)}
+		return &CorruptError{File: p.name, Offset: p.base, sum: true, Cause: fmt.Sprintf("offsets or leader epochs have changed: their sum is %08x, %s says %08x", sum, who, want)}
 	}
 	return nil
 }
@@ -337,4 +339,36 @@ func (in *inspector) txns(p piece, aborts map[AbortedTxn]bool) error {
 		in.foundIndex(name, "the index of aborted transactions does not agree with the log")
 	}
 	return nil
+}
+
+// Walk calls fn for every batch of one segment file, whatever log it is of, with its byte; b is valid until fn returns. Damage ends it with a
+// [CorruptError]; so does an error of fn.
+func Walk(fsys vfs.FS, name string, fn func(pos int64, b record.Batch) error) error {
+	base, _, ext, ok := parseName(path.Base(name))
+	if !ok || ext == extIndex || ext == extTxn {
+		return &CorruptError{File: name, Offset: -1, Cause: "not named as a segment is"}
+	}
+	f, err := fsys.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	sc := newScanner(f, 0, size, base, math.MaxInt64)
+	for {
+		h, pos, ok, err := sc.header()
+		if err != nil || !ok {
+			return err
+		}
+		b, err := sc.body(pos, h.Size())
+		if err != nil {
+			return err
+		}
+		if err := fn(pos, b); err != nil {
+			return err
+		}
+	}
 }

@@ -146,7 +146,7 @@ func checkSeal(seal seal, name string, size, limit int64) error {
 		return &CorruptError{File: name, Byte: min(size, seal.size), Offset: -1,
 			Cause: fmt.Sprintf("%d bytes, its index was sealed at %d", size, seal.size)}
 	case seal.limit != limit:
-		return &CorruptError{File: name, Byte: size, Offset: min(seal.limit, limit),
+		return &CorruptError{File: name, Byte: size, Offset: min(seal.limit, limit), missing: seal.limit < limit, foreign: seal.limit > limit,
 			Cause: fmt.Sprintf("it ends before offset %d, the next one begins at %d: offsets are missing", seal.limit, limit)}
 	}
 	return nil

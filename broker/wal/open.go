@@ -56,6 +56,22 @@ func Scan(fs vfs.FS, dir string, o Options, replay func(Record, Pos) error) (fir
 	return seqs[0], Pos{File: w.active.seq, Offset: w.active.durable.Load()}, nil
 }
 
+// ScanFile is Scan of one file alone.
+func ScanFile(fs vfs.FS, name string, replay func(Record, Pos) error) (err error) {
+	seq, ok := parseName(path.Base(name), "", nameSuffix)
+	if !ok {
+		return &CorruptError{File: name, Cause: "not named as a file of the write-ahead log is"}
+	}
+	o, err := Options{}.withDefaults()
+	if err != nil {
+		return err
+	}
+	w := &WAL{fs: fs, dir: path.Dir(name), o: o}
+	w.files.Store(new([]*file))
+	defer func() { err = errors.Join(err, w.closeFiles()) }()
+	return w.load([]uint64{seq}, fs.Open, replay)
+}
+
 func (w *WAL) open(replay func(Record, Pos) error) error {
 	if err := w.fs.MkdirAll(w.dir); err != nil {
 		return err

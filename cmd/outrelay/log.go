@@ -19,7 +19,7 @@ func newLog(a *app) *cobra.Command {
 like and what to type.`,
 		Example: "  outrelay log verify --data /var/lib/outrelay",
 	}
-	cmd.AddCommand(logVerify(a))
+	cmd.AddCommand(logVerify(a), logDump(a), logRepair(a))
 	return cmd
 }
 
