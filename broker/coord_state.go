@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf16"
@@ -46,7 +47,7 @@ func (s *Server) shards() *coordinators {
 					SessionTimeout: s.opts.ConsumerGroupSession, HeartbeatInterval: s.opts.ConsumerGroupHeartbeat,
 				},
 				Metadata:    func() group.Metadata { return s.topics.set() },
-				NewMemberID: func(prefix string) string { return prefix + "-" + uuid.NewString() },
+				NewMemberID: newMemberID,
 			})
 			g.load = func(c *group.Coordinator, now time.Time, _ int32) { c.Load(now) }
 			g.send = func(e group.Effects) { s.sendGroup(g, e) }
@@ -58,6 +59,17 @@ func (s *Server) shards() *coordinators {
 		}
 	})
 	return &s.coordinators
+}
+
+// memberPrefixMax bounds what of a client's id or instance id a member id begins with: with the rest it is a string of the protocol still.
+const memberPrefixMax = 1000
+
+// newMemberID returns an id that no member had before, beginning as Kafka's do.
+func newMemberID(prefix string) string {
+	if len(prefix) > memberPrefixMax {
+		prefix = strings.ToValidUTF8(prefix[:memberPrefixMax], "")
+	}
+	return prefix + "-" + uuid.NewString()
 }
 
 // groupShard returns the coordinator of a group.

@@ -139,6 +139,7 @@ func TestSchema_refuses(t *testing.T) {
 		{"B71 compact varint of 6 bytes", 3, 9, []byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x00}},
 		{"B71 compact varint of 33 bits", 3, 9, []byte{0xff, 0xff, 0xff, 0xff, 0x1f}},
 		{"B72 string beyond the frame", 3, 1, []byte{0, 0, 0, 1, 0x7f, 0xff, 'a'}},
+		{"B72 string of 32,768 bytes", 12, 4, append(append([]byte{0x81, 0x80, 0x02}, make([]byte, 1<<15)...), 0, 0, 0, 0, 1, 0, 0)},
 		{"B73 tag twice", 12, 4, []byte{1, 0, 0, 0, 0, 1, 0, 2, 5, 0, 5, 0}},
 		{"B73 tags out of order", 12, 4, []byte{1, 0, 0, 0, 0, 1, 0, 2, 6, 0, 5, 0}},
 		{"B73 4 billion tags", 12, 4, []byte{1, 0, 0, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f}},
@@ -150,6 +151,10 @@ func TestSchema_refuses(t *testing.T) {
 				t.Errorf("%x was accepted", c.body)
 			}
 		})
+	}
+	longest := append(append([]byte{0x80, 0x80, 0x02}, make([]byte, 1<<15-1)...), 0, 0, 0, 0, 1, 0, 0)
+	if err := broker.CheckSchema(12, 4, longest); err != nil {
+		t.Errorf("a string of 32,767 bytes: %v", err)
 	}
 	ok := []byte{1, 0, 0, 0, 0, 1, 0, 2, 5, 1, 'x', 6, 0} // unknown tags are skipped
 	if err := broker.CheckSchema(12, 4, ok); err != nil {

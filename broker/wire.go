@@ -84,10 +84,18 @@ func (r *reader) uvarint() uint32 {
 	return 0
 }
 
-// length reads the length of a string (16 bits, or compact); -1 is null.
+// stringMax is the longest string of the protocol. Compact lengths could say more; Kafka refuses that too, and the records that group offsets
+// and transactions are kept in could not hold it.
+const stringMax = math.MaxInt16
+
+// stringLen reads the length of a string (16 bits, or compact); -1 is null.
 func (r *reader) stringLen(flexible bool) int {
 	if flexible {
-		return r.compactLen()
+		n := r.compactLen()
+		if n > stringMax {
+			r.fail()
+		}
+		return n
 	}
 	n := int(r.int16())
 	if n < -1 {
