@@ -18,7 +18,7 @@ FUZZTIME ?= 2s
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build build-failpoints deps deps-kafka demo check test test-unit test-system fuzz-short fuzz soak lint lint-full schema \
+.PHONY: help build build-failpoints deps deps-kafka kafka demo check test test-unit test-system fuzz-short fuzz soak lint lint-full schema \
         bench-relay bench-latency bench-sink bench-log clean
 
 help: ## list the targets
@@ -37,6 +37,9 @@ deps: ## install what the tests need: PostgreSQL, kcat
 
 deps-kafka: ## install Java and Maven where they are missing, and fetch Apache Kafka's jars (once)
 	@scripts/install-deps kafka
+
+kafka: build deps-kafka ## run a throwaway Apache Kafka on 127.0.0.1:19092 until interrupted
+	$(BIN) bench kafka-serve
 
 demo: build ## run the main job for 30 s, with crashes, and count from outside
 	$(BIN) demo --for 30s --rate 500 --crash
@@ -83,8 +86,8 @@ bench-latency: build deps ## commit to visible in the sink at 1,000 events/s
 	$(BIN) bench latency --out docs/benchmarks
 bench-sink: build deps ## apply a backlog into PostgreSQL, beside pgbench
 	$(BIN) bench sink --out docs/benchmarks
-bench-log: build ## one-record transactions and 64 synchronous producers, beside kfake
-	$(BIN) bench log --out docs/benchmarks
+bench-log: build deps-kafka ## the log alone, beside Apache Kafka and kfake (FLAGS="--for 60s --rounds 5" for figures to rely on)
+	$(BIN) bench log --out docs/benchmarks $(FLAGS)
 
 clean: ## remove what was built
 	rm -rf bin

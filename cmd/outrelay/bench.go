@@ -2,14 +2,19 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/bench"
+	"github.com/outrelay/outrelay/internal/testenv"
 )
 
 func newBench(a *app) *cobra.Command {
@@ -21,7 +26,7 @@ func newBench(a *app) *cobra.Command {
 writes the page of docs/benchmarks.
 
 The exit code says whether it could be measured, not whether the targets were met.`,
-		Example: `  outrelay bench log                          # transactions and synchronous producers, beside kfake
+		Example: `  outrelay bench log                          # produce, fetch, latency, transactions, beside Apache Kafka and kfake
   outrelay bench relay --out docs/benchmarks  # a PostgreSQL backlog into the log, beside pg_recvlogical
   outrelay bench latency --for 60s --json
   outrelay bench sink --rounds 5 --profile /tmp/profiles`,
@@ -34,9 +39,11 @@ The exit code says whether it could be measured, not whether the targets were me
   outrelay bench latency --rate 500 --for 10s`, bench.Latency),
 		a.benchVerb("sink", "Apply a backlog of the log into PostgreSQL, beside pgbench with pipelining", `  outrelay bench sink
   outrelay bench sink --rows 100000 --rounds 1`, bench.Sink),
-		a.benchVerb("log", "One-record transactions and 64 synchronous producers, beside kfake and the disk", `  outrelay bench log
+		a.benchVerb("log", "The log alone, beside Apache Kafka and kfake", `  outrelay bench log
+  outrelay bench log --only produce,fetch --for 60s --rounds 5
   outrelay bench log --rows 500 --for 3s --rounds 1`, bench.Log),
 		newKfakeServe(a),
+		newKafkaServe(a),
 	)
 	return cmd
 }
@@ -51,6 +58,11 @@ func (a *app) benchVerb(name, short, example string, run benchFunc) *cobra.Comma
 			var err error
 			if o.Binary, err = os.Executable(); err != nil {
 				return err
+			}
+			for _, c := range o.Only {
+				if !slices.Contains(bench.LogCases(), c) {
+					return usageError{fmt.Errorf("--only %s: write some of %s", c, strings.Join(bench.LogCases(), ", "))}
+				}
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
@@ -70,9 +82,12 @@ func (a *app) benchVerb(name, short, example string, run benchFunc) *cobra.Comma
 	f.IntVar(&o.Rounds, "rounds", 3, "how often both sides are measured, by turns")
 	f.BoolVar(&o.Keep, "keep", false, "leave the working directory behind")
 	f.StringVar(&o.Profile, "profile", "", "directory for CPU profiles of outrelay")
+	if name == "log" {
+		f.StringSliceVar(&o.Only, "only", nil, "what to measure, of "+strings.Join(bench.LogCases(), ", ")+" (default: everything)")
+	}
 	switch name {
 	case "relay", "sink", "log":
-		f.IntVar(&o.Rows, "rows", 0, "size of the backlog; for log, how many transactions (default: the one of the target)")
+		f.IntVar(&o.Rows, "rows", 0, "size of the backlog; for log, how many transactions at most (default: the one of the target)")
 	}
 	switch name {
 	case "latency":
@@ -99,5 +114,32 @@ func newKfakeServe(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&topic, "topic", "bench", "topic to create")
 	cmd.Flags().Int32Var(&partitions, "partitions", 16, "its partitions")
+	return cmd
+}
+
+// newKafkaServe runs a throwaway Apache Kafka, for those who want to try `log: {kafka: …}` without a cluster.
+func newKafkaServe(a *app) *cobra.Command {
+	o := testenv.KafkaOptions{}
+	cmd := &cobra.Command{
+		Use: "kafka-serve", Short: "Serve a throwaway Apache Kafka of one node until stopped", Hidden: true, Args: cobra.NoArgs,
+		Example: `  make kafka            # fetches the jars first
+  outrelay bench kafka-serve --port 19092`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			k, err := testenv.OpenKafka(ctx, o)
+			if err != nil {
+				return &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "no-kafka", Cause: "Apache Kafka", Err: err}
+			}
+			defer k.Close()
+			if _, err := fmt.Fprintf(a.out, "Apache Kafka %s on %s\n", testenv.KafkaVersion, k.Addr()); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&o.Port, "port", 19092, "port on the loopback")
+	cmd.Flags().IntVar(&o.TransactionVersion, "transaction-version", 2, "the feature transaction.version: 1 or 2")
 	return cmd
 }

@@ -21,6 +21,7 @@ type Options struct {
 	Rows     int           // size of a backlog
 	For      time.Duration // length of a timed run
 	Rate     int           // events a second, where the load is paced
+	Only     []string      // what Log measures, of LogCases; none: everything
 	Profile  string        // directory for CPU profiles of outrelay; empty takes none
 	Keep     bool          // leave the working directory behind
 	Progress io.Writer     // where everything but the report goes; nil: nowhere

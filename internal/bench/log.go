@@ -2,16 +2,14 @@ package bench
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"strconv"
-	"sync"
+	"slices"
+	"strings"
+	"syscall"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"github.com/outrelay/outrelay/internal/kafka"
+	"github.com/outrelay/outrelay/internal/testenv"
 )
 
 const (
@@ -20,21 +18,97 @@ const (
 	logClients     = 64
 	logRecordBytes = 1024
 	logTxnsWarm    = 200
+	logPacedRate   = 10_000
+	logFillRecords = 512 << 10 // 512 MiB: larger than any processor's cache, smaller than any page cache
 
 	txnP50TargetMS   = 2
 	produceTargetSec = 13_000
 )
 
-// logResult is what one round against one broker found.
-type logResult struct {
-	txnP50, txnP99   float64 // ms, of transactions of one record
-	perSec           float64 // records, of logClients clients
-	prodP50, prodP99 float64 // ms
-	cpuPerRecord     float64 // µs of the broker's processor time
+// The brokers of a run.
+const (
+	sideOurs      = "outrelay"
+	sideKafka     = "Apache Kafka"        // acknowledges from the page cache
+	sideKafkaSync = "Apache Kafka, fsync" // topic config flush.messages=1
+	sideControl   = "Apache Kafka, again" // what a ratio of a thing to itself is here
+	sideKfake     = "kfake"               // in memory: the client's own ceiling
+)
+
+// logCase is one thing that is measured, against several brokers by turns.
+type logCase struct {
+	name       string // for --only
+	title      string
+	unit       string // of perSec
+	partitions int32
+	sides      []string
+	run        func(ctx context.Context, e *env, seed, topic string) (logSample, error)
+	prepare    func(ctx context.Context, seed, topic string) error // before the first round; the topic then stays
 }
 
-// Log measures one-record transactions one after the other, and clients that each have one record in flight, against outrelay and against kfake.
-func Log(ctx context.Context, o Options) (*Report, error) {
+func logCases() []logCase {
+	flat := func(ctx context.Context, e *env, seed, topic string) (logSample, error) {
+		return flatOut(ctx, seed, topic, e.o.For)
+	}
+	return []logCase{
+		{name: "produce", title: "produce, as fast as it goes, 16 partitions", unit: "records/s", partitions: logPartitions, run: flat,
+			sides: []string{sideOurs, sideKafka, sideKafkaSync, sideControl}},
+		{name: "produce-1", title: "produce, as fast as it goes, 1 partition", unit: "records/s", partitions: 1, run: flat,
+			sides: []string{sideOurs, sideKafka, sideKafkaSync}},
+		{name: "produce-256", title: "produce, as fast as it goes, 256 partitions", unit: "records/s", partitions: 256, run: flat,
+			sides: []string{sideOurs, sideKafka, sideKafkaSync}},
+		{name: "paced", title: "10,000 records/s, 16 partitions", unit: "records/s", partitions: logPartitions,
+			sides: []string{sideOurs, sideKafka, sideKafkaSync, sideControl},
+			run: func(ctx context.Context, e *env, seed, topic string) (logSample, error) {
+				return paced(ctx, seed, topic, logPacedRate, e.o.For)
+			}},
+		{name: "clients", title: "64 clients, one record in flight each, 16 partitions", unit: "records/s", partitions: logPartitions,
+			sides: []string{sideOurs, sideKafka, sideKafkaSync, sideControl, sideKfake},
+			run: func(ctx context.Context, e *env, seed, topic string) (logSample, error) {
+				return manyClients(ctx, seed, topic, e.o.For)
+			}},
+		{name: "txn", title: "transactions of one record, one after the other", unit: "transactions/s", partitions: logPartitions,
+			sides: []string{sideOurs, sideKafka, sideControl, sideKfake},
+			run: func(ctx context.Context, e *env, seed, topic string) (logSample, error) {
+				return oneRecordTxns(ctx, seed, topic, e.o.Rows, e.o.For)
+			}},
+		{name: "fetch", title: "fetch from the page cache, records not decoded, 16 partitions", unit: "records/s", partitions: logPartitions,
+			sides: []string{sideOurs, sideKafka, sideControl},
+			prepare: func(ctx context.Context, seed, topic string) error {
+				return fill(ctx, seed, topic, logFillRecords)
+			},
+			run: func(ctx context.Context, e *env, seed, topic string) (logSample, error) {
+				return fetchAll(ctx, seed, topic, logPartitions, e.o.For)
+			}},
+	}
+}
+
+// LogCases names what Log can measure.
+func LogCases() []string {
+	var names []string
+	for _, c := range logCases() {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// logServer is a broker that is measured, in a process of its own.
+type logServer struct {
+	seed string
+	pid  int
+}
+
+// logRun is one run of Log: its servers, and what was found by case, side and round.
+type logRun struct {
+	e       *env
+	cases   []logCase
+	servers map[string]logServer
+	found   map[string]map[string][]logSample
+	disks   []Disk
+	missing string // why there is no Apache Kafka
+}
+
+// Log measures the log alone beside Apache Kafka and kfake, by turns: see docs/benchmarks/log.md.
+func Log(ctx context.Context, o Options) (_ *Report, err error) {
 	began := time.Now()
 	if o.For <= 0 {
 		o.For = 8 * time.Second
@@ -47,210 +121,174 @@ func Log(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer e.close()
-	var ours, fake []logResult
-	var disks []Disk
-	for round := range e.o.Rounds {
-		d, err := measureDisk(e.dir, 1000)
+	l := &logRun{e: e, servers: map[string]logServer{}, found: map[string]map[string][]logSample{}}
+	for _, c := range logCases() {
+		if len(o.Only) == 0 || slices.Contains(o.Only, c.name) {
+			l.cases = append(l.cases, c)
+		}
+	}
+	stop, err := l.start(ctx)
+	defer func() {
+		if serr := stop(); err == nil {
+			err = serr
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range l.cases {
+		if err := l.measure(ctx, c); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.title, err)
+		}
+	}
+	return e.finish(l.report(), began, "")
+}
+
+// start starts the servers that the cases need; stop ends them, also after an error.
+func (l *logRun) start(ctx context.Context) (stop func() error, err error) {
+	var stops []func() error
+	stop = func() error {
+		var first error
+		for _, s := range slices.Backward(stops) {
+			if err := s(); err != nil && first == nil {
+				first = err
+			}
+		}
+		return first
+	}
+	ours, err := l.e.start(ctx, childOptions{name: "log-outrelay", data: l.e.path("log-outrelay"), profile: true})
+	if err != nil {
+		return stop, err
+	}
+	stops = append(stops, ours.stop)
+	l.servers[sideOurs] = logServer{ours.kafka, ours.cmd.Process.Pid}
+	if l.needs(sideKfake) {
+		fake, err := l.e.startKfake(ctx, "log-kfake", logTopic, logPartitions)
 		if err != nil {
-			return nil, err
+			return stop, err
 		}
-		disks = append(disks, d)
-		if ours, err = e.logOutrelay(ctx, round, ours); err != nil {
-			return nil, err
-		}
-		if fake, err = e.logKfake(ctx, round, fake); err != nil {
-			return nil, err
-		}
-		e.say("round %d: transactions p50 %.2f ms (kfake %.2f), %d clients %s records/s (kfake %s), fdatasync p50 %.2f ms", round+1,
-			ours[round].txnP50, fake[round].txnP50, logClients, num(ours[round].perSec), num(fake[round].perSec), d.P50MS)
+		stops = append(stops, func() error { fake.kill(); return nil })
+		l.servers[sideKfake] = logServer{fake.kafka, fake.cmd.Process.Pid}
 	}
-	return e.finish(e.logReport(ours, fake, disks), began, "")
+	if _, err := testenv.KafkaLibs(); err != nil {
+		l.missing = err.Error()
+		l.e.say("without Apache Kafka: %v", err)
+		return stop, nil
+	}
+	k, err := testenv.OpenKafka(ctx, testenv.KafkaOptions{Dir: l.e.dir, FullSpeed: true, Config: map[string]string{"log.segment.delete.delay.ms": "1000"}})
+	if err != nil {
+		return stop, err
+	}
+	stops = append(stops, func() error { k.Close(); return nil })
+	for _, side := range []string{sideKafka, sideKafkaSync, sideControl} {
+		l.servers[side] = logServer{k.Addr(), k.Pid()}
+	}
+	return stop, nil
 }
 
-func (e *env) logOutrelay(ctx context.Context, round int, into []logResult) ([]logResult, error) {
-	name := "log-outrelay-" + strconv.Itoa(round+1)
-	c, err := e.start(ctx, childOptions{name: name, data: e.path(name), profile: true})
-	if err != nil {
-		return nil, err
-	}
-	defer c.kill()
-	if err := createTopic(ctx, c.kafka, logTopic, logPartitions); err != nil {
-		return nil, err
-	}
-	r, err := e.logRound(ctx, c)
-	if err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, c.tail())
-	}
-	return append(into, r), c.stop()
+func (l *logRun) needs(side string) bool {
+	return slices.ContainsFunc(l.cases, func(c logCase) bool { return slices.Contains(c.sides, side) })
 }
 
-func (e *env) logKfake(ctx context.Context, round int, into []logResult) ([]logResult, error) {
-	c, err := e.startKfake(ctx, "log-kfake-"+strconv.Itoa(round+1), logTopic, logPartitions)
-	if err != nil {
-		return nil, err
+// measure runs one case, round by round, all sides in each.
+func (l *logRun) measure(ctx context.Context, c logCase) error {
+	l.found[c.name] = map[string][]logSample{}
+	if err := l.warm(ctx, c); err != nil {
+		return err
 	}
-	defer c.kill()
-	r, err := e.logRound(ctx, c)
-	return append(into, r), err
+	for round := range l.e.o.Rounds {
+		d, err := measureDisk(l.e.dir, 500)
+		if err != nil {
+			return err
+		}
+		l.disks = append(l.disks, d)
+		for i := range c.sides {
+			side := c.sides[(i+round)%len(c.sides)] // each side is first once
+			server, ok := l.servers[side]
+			if !ok {
+				continue
+			}
+			s, err := l.once(ctx, l.e, c, side, server)
+			if err != nil {
+				return fmt.Errorf("against %s: %w", side, err)
+			}
+			l.found[c.name][side] = append(l.found[c.name][side], s)
+			l.e.say("%s, round %d: %-20s %s %s  p50 %s ms  p99 %s ms  %s µs CPU/record", c.name, round+1, side, num(s.perSec), c.unit, num(s.p50), num(s.p99), num(s.cpuMicros))
+		}
+	}
+	return nil
+}
+
+// warmMax bounds the run that each server gets before a case's first round: a JVM compiles what it runs often.
+const warmMax = 5 * time.Second
+
+// warm lets each server do what the case does, and counts nothing.
+func (l *logRun) warm(ctx context.Context, c logCase) error {
+	e := *l.e
+	e.o.For = min(e.o.For, warmMax)
+	done := map[logServer]bool{}
+	for _, side := range c.sides {
+		server, ok := l.servers[side]
+		if !ok || done[server] {
+			continue
+		}
+		done[server] = true
+		if _, err := l.once(ctx, &e, c, side, server); err != nil {
+			return fmt.Errorf("warm up %s: %w", side, err)
+		}
+	}
+	return nil
+}
+
+// once measures one side once, on a topic of its own, after what was written before has reached the disk.
+func (l *logRun) once(ctx context.Context, e *env, c logCase, side string, server logServer) (s logSample, err error) {
+	topic := logTopic + "." + c.name + "." + strings.Map(onlyLetters, side)
+	configs := map[string]string{}
+	if side == sideKafkaSync {
+		configs["flush.messages"] = "1"
+	}
+	made, err := ensureBenchTopic(ctx, server.seed, topic, c.partitions, configs)
+	if err != nil {
+		return s, err
+	}
+	if c.prepare == nil {
+		defer func() {
+			if derr := deleteBenchTopic(ctx, server.seed, topic); err == nil {
+				err = derr
+			}
+		}()
+	} else if made {
+		if err := c.prepare(ctx, server.seed, topic); err != nil {
+			return s, err
+		}
+	}
+	syscall.Sync()
+	before := cpuOf(server.pid)
+	if s, err = c.run(ctx, e, server.seed, topic); err != nil {
+		return s, err
+	}
+	s.cpuMicros = float64((cpuOf(server.pid) - before).Microseconds()) / float64(max(s.n, 1))
+	return s, nil
+}
+
+func onlyLetters(r rune) rune {
+	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+		return r
+	}
+	return -1
 }
 
 func createTopic(ctx context.Context, seed, topic string, partitions int32) error {
-	cl, err := kafka.NewClient(kafka.Options{Seeds: []string{seed}})
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	_, err = kafka.EnsureTopic(ctx, cl, topic, partitions, nil)
+	_, err := ensureBenchTopic(ctx, seed, topic, partitions, nil)
 	return err
 }
 
-func (e *env) logRound(ctx context.Context, c *child) (logResult, error) {
-	var r logResult
-	var err error
-	if r.txnP50, r.txnP99, err = e.oneRecordTxns(ctx, c.kafka); err != nil {
-		return r, fmt.Errorf("one-record transactions against %s: %w", c.name, err)
-	}
-	before := c.cpu()
-	var n int
-	if r.perSec, r.prodP50, r.prodP99, n, err = e.manyClients(ctx, c.kafka); err != nil {
-		return r, fmt.Errorf("%d clients against %s: %w", logClients, c.name, err)
-	}
-	r.cpuPerRecord = float64((c.cpu() - before).Microseconds()) / float64(n)
-	return r, nil
-}
-
-func logPayload() []byte {
-	b := make([]byte, logRecordBytes)
-	_, _ = rand.Read(b) // never fails
-	return b
-}
-
-// oneRecordTxns commits transactions of one record, one after the other, with default client settings but for the linger.
-func (e *env) oneRecordTxns(ctx context.Context, seed string) (p50, p99 float64, err error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(seed), kgo.TransactionalID("bench"), kgo.ProducerLinger(0), kgo.DefaultProduceTopic(logTopic))
+func ensureBenchTopic(ctx context.Context, seed, topic string, partitions int32, configs map[string]string) (created bool, err error) {
+	cl, err := kafka.NewClient(kafka.Options{Seeds: []string{seed}})
 	if err != nil {
-		return 0, 0, err
+		return false, err
 	}
 	defer cl.Close()
-	value := logPayload()
-	times := make([]float64, 0, e.o.Rows)
-	for i := range logTxnsWarm + e.o.Rows {
-		one := time.Now()
-		if err := cl.BeginTransaction(); err != nil {
-			return 0, 0, err
-		}
-		rec := &kgo.Record{Key: strconv.AppendInt(nil, int64(i), 10), Value: value}
-		if err := cl.ProduceSync(ctx, rec).FirstErr(); err != nil {
-			return 0, 0, err
-		}
-		if err := cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
-			return 0, 0, err
-		}
-		if i >= logTxnsWarm {
-			times = append(times, ms(time.Since(one)))
-		}
-	}
-	return quantile(times, 0.5), quantile(times, 0.99), nil
-}
-
-// manyClients lets clients of one process each produce one record after the other, acks=all, and counts what was acknowledged.
-func (e *env) manyClients(ctx context.Context, seed string) (perSec, p50, p99 float64, total int, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	clients := make([]*kgo.Client, logClients)
-	for i := range clients {
-		clients[i], err = kgo.NewClient(kgo.SeedBrokers(seed), kgo.ProducerLinger(0), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.DefaultProduceTopic(logTopic))
-		if err != nil {
-			return 0, 0, 0, 0, err
-		}
-		defer clients[i].Close()
-	}
-	value := logPayload()
-	warm := time.Now().Add(2 * time.Second)
-	end := warm.Add(e.o.For)
-	var mu sync.Mutex // guards times and errs
-	var times []float64
-	var errs []error
-	var wg sync.WaitGroup
-	for i, cl := range clients {
-		wg.Go(func() {
-			ts, n, err := produceUntil(ctx, cl, i, value, warm, end)
-			mu.Lock()
-			defer mu.Unlock()
-			times, total = append(times, ts...), total+n
-			if err != nil {
-				errs = append(errs, err)
-				cancel()
-			}
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return 0, 0, 0, 0, err
-	}
-	return float64(len(times)) / e.o.For.Seconds(), quantile(times, 0.5), quantile(times, 0.99), total, nil
-}
-
-// produceUntil produces one record after the other; it returns the times of those acknowledged after warm, and how many there were in all.
-func produceUntil(ctx context.Context, cl *kgo.Client, client int, value []byte, warm, end time.Time) (times []float64, n int, err error) {
-	key := strconv.Itoa(client) + "-"
-	for {
-		one := time.Now()
-		rec := &kgo.Record{Key: strconv.AppendInt([]byte(key), int64(n), 10), Value: value}
-		if err := cl.ProduceSync(ctx, rec).FirstErr(); err != nil {
-			return nil, n, err
-		}
-		now := time.Now()
-		if now.After(end) {
-			return times, n, nil
-		}
-		n++
-		if now.After(warm) {
-			times = append(times, ms(now.Sub(one)))
-		}
-	}
-}
-
-func pick(rs []logResult, of func(logResult) float64) []float64 {
-	var xs []float64
-	for _, r := range rs {
-		xs = append(xs, of(r))
-	}
-	return xs
-}
-
-func (e *env) logReport(ours, fake []logResult, disks []Disk) *Report {
-	mid := func(rs []logResult, of func(logResult) float64) float64 { return median(pick(rs, of)) }
-	txn := func(r logResult) float64 { return r.txnP50 }
-	rate := func(r logResult) float64 { return r.perSec }
-	r := &Report{Name: "log", Title: "The log alone: one-record transactions, and 64 synchronous producers"}
-	r.Figures = []Figure{
-		{Name: "one-record transactions, one after the other, p50", Value: mid(ours, txn), Unit: "ms", Target: txnP50TargetMS, AtMost: true,
-			Peer: fmt.Sprintf("kfake, in memory: %s ms; Apache Kafka 4.3.1: 23.6 ms", num(mid(fake, txn)))},
-		{Name: "64 clients, one record in flight each, fsync before the acknowledgement", Value: mid(ours, rate), Unit: "records/s", Target: produceTargetSec,
-			Peer: fmt.Sprintf("kfake, in memory: %s/s (we reach %.2f of it); Apache Kafka 4.3.1 without fsync: 7,200/s, with: 3,000/s",
-				num(mid(fake, rate)), median(ratios(pick(ours, rate), pick(fake, rate))))},
-	}
-	t := Table{Title: "Rounds", Header: []string{"round", "against", "txn p50 ms", "txn p99 ms", "records/s", "produce p50 ms", "produce p99 ms", "broker µs CPU/record"}}
-	for i := range ours {
-		for _, x := range []struct {
-			name string
-			r    logResult
-		}{{"outrelay", ours[i]}, {"kfake", fake[i]}} {
-			t.add(strconv.Itoa(i+1), x.name, num(x.r.txnP50), num(x.r.txnP99), num(x.r.perSec), num(x.r.prodP50), num(x.r.prodP99), num(x.r.cpuPerRecord))
-		}
-	}
-	d := Table{Title: "The disk", Header: []string{"before round", "fdatasync p50 ms", "p99 ms", "a second"},
-		Note: "The physical limit: a one-record transaction needs two syncs that cannot overlap, its record's and its end's, so twice the p50 is the floor; producers share a sync (group commit)."}
-	for i, x := range disks {
-		d.add(strconv.Itoa(i+1), num(x.P50MS), num(x.P99MS), num(x.PerSec))
-	}
-	r.Tables = []Table{t, d}
-	r.Method = []string{
-		fmt.Sprintf("outrelay runs as `outrelay run --log-only` in a process of its own, kfake (franz-go's in-memory fake) likewise; the client is franz-go over TCP on the loopback, in the process of the benchmark. By turns, %d rounds, fresh data directory each; the figures are medians.", e.o.Rounds),
-		fmt.Sprintf("Transactions: one client, `ProducerLinger(0)`, otherwise defaults; begin, produce one record of 1 KiB, wait for its acknowledgement, commit; %d after %d for warm-up. Producers: %d clients in one process, idempotent (the default), acks=all, linger 0, one record of 1 KiB in flight each, a topic of %d partitions; %s after 2 s of warm-up.",
-			e.o.Rows, logTxnsWarm, logClients, logPartitions, e.o.For),
-		"Apache Kafka's figures were measured on another day on a machine of the same kind (2 cores); they are no part of this run. kfake keeps everything in memory and never syncs: it is the floor that the client itself sets.",
-	}
-	return r
+	st, err := kafka.EnsureTopic(ctx, cl, topic, partitions, configs)
+	return st.Created, err
 }
