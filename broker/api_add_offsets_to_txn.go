@@ -15,8 +15,8 @@ import (
 func handleAddOffsetsToTxn(s *Server, c *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.AddOffsetsToTxnRequest)
 	r := req.ResponseKind().(*kmsg.AddOffsetsToTxnResponse)
-	w, owned := s.startJoinTxn(req.TransactionalID, req.ProducerID, req.ProducerEpoch, 1, offsetsPartition(req.Group))
-	if owned {
+	w := newWaiter()
+	if s.startJoinTxn(req.TransactionalID, req.ProducerID, req.ProducerEpoch, 1, w, offsetsPartition(req.Group)) {
 		return answer(r)
 	}
 	return func() kmsg.Response {

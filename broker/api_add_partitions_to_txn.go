@@ -86,7 +86,10 @@ func (s *Server) startAddition(ask *kmsg.AddPartitionsToTxnRequestTransaction) *
 		})
 		return a
 	}
-	a.waiting, _ = s.startJoinTxn(a.id, ask.ProducerID, ask.ProducerEpoch, 1, tps...)
+	w := newWaiter()
+	if !s.startJoinTxn(a.id, ask.ProducerID, ask.ProducerEpoch, 1, w, tps...) {
+		a.waiting = w
+	}
 	return a
 }
 

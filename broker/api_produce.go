@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 
 	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/broker/replica"
-	"github.com/outrelay/outrelay/broker/txn"
 )
 
 // Produce, key 0: v0–13
@@ -37,12 +35,14 @@ import (
 type produceCall struct {
 	s    *Server
 	req  *produceRequest
-	mu   sync.Mutex // guards results and left
-	left int
+	mu   sync.Mutex    // guards left, results and what produce_join.go adds
+	left int           // partitions and joins without an outcome
 	done chan struct{} // closed when left is 0
 
 	results []produceResult
 	guards  []replica.TxnGuard // of each partition, where clients add partitions to their transactions themselves; else nil
+	sent    bool               // results are the answer's
+	joining                    // of a transactional producer
 }
 
 func handleProduce(s *Server, c *conn, kreq kmsg.Request) pending {
@@ -55,12 +55,12 @@ func handleProduce(s *Server, c *conn, kreq kmsg.Request) pending {
 	if call.left == 0 {
 		close(call.done)
 	}
-	if req.txnID != nil {
-		call.joinTxn(c.ctx)
-	}
-	if len(call.results) > 1 {
+	switch {
+	case req.txnID != nil:
+		call.startInTxn(c.ctx)
+	case len(call.results) > 1:
 		s.node.Together(call.start)
-	} else {
+	default:
 		call.start()
 	}
 	if req.acks == 0 {
@@ -211,70 +211,6 @@ func kafkaError(err error) *kerr.Error {
 	return kerr.NotLeaderForPartition
 }
 
-// joinTxn makes the coordinator's transaction own every partition of the request before its data is proposed. It blocks the
-// connection's reader, so that later batches of the same producer stay behind; partitions that are in already cost nothing.
-// Before v12 the client adds partitions itself: then it only checks that they were (KIP-890), and does not block; the guard that is taken
-// before has it checked again when the batch is applied.
-func (call *produceCall) joinTxn(ctx context.Context) {
-	var joins []txnJoin
-	implicit := call.req.version >= 12
-	if !implicit {
-		call.guards = make([]replica.TxnGuard, len(call.results))
-	}
-	set := call.s.topics.set()
-	slot := 0
-	for i := range call.req.topics {
-		rt := &call.req.topics[i]
-		t, _ := set.find(rt.name, rt.id, call.req.version >= 13)
-		for j := range rt.partitions {
-			at := slot
-			slot++
-			p, err := t.served(rt.partitions[j].index)
-			b := record.Batch(rt.partitions[j].records)
-			if err != nil || len(b) < record.HeaderBytes || b.Magic() != record.Magic || !b.Transactional() {
-				continue
-			}
-			if !implicit {
-				call.guards[at] = p.TxnGuard(b.ProducerID())
-			}
-			if p.HasOpenTxn(b.ProducerID(), b.ProducerEpoch()) {
-				continue
-			}
-			tp := txn.TopicPartition{Topic: p.topic, Partition: p.index}
-			if implicit {
-				joins = addJoin(joins, b.ProducerID(), b.ProducerEpoch(), at, tp)
-			} else if err := call.s.txnVerifyProduce(*call.req.txnID, b.ProducerID(), b.ProducerEpoch(), tp); err != nil {
-				call.fail(at, kafkaError(err), "", -1)
-			}
-		}
-	}
-	for _, j := range joins {
-		if err := call.s.txnBeforeProduce(ctx, *call.req.txnID, j.producerID, j.epoch, j.partitions...); err != nil {
-			for _, at := range j.slots {
-				call.fail(at, kafkaError(err), "", -1)
-			}
-		}
-	}
-}
-
-// txnJoin is the partitions of one producer that join its transaction by one record. A request has one producer, unless its client is wrong.
-type txnJoin struct {
-	producerID int64
-	epoch      int16
-	slots      []int
-	partitions []txn.TopicPartition
-}
-
-func addJoin(joins []txnJoin, producerID int64, epoch int16, slot int, tp txn.TopicPartition) []txnJoin {
-	i := slices.IndexFunc(joins, func(j txnJoin) bool { return j.producerID == producerID && j.epoch == epoch })
-	if i < 0 {
-		i = len(joins)
-		joins = append(joins, txnJoin{producerID: producerID, epoch: epoch})
-	}
-	joins[i].slots, joins[i].partitions = append(joins[i].slots, slot), append(joins[i].partitions, tp)
-	return joins
-}
-
 func (call *produceCall) finished(slot int) bool {
 	call.mu.Lock()
 	defer call.mu.Unlock()
@@ -282,10 +218,15 @@ func (call *produceCall) finished(slot int) bool {
 }
 
 func (call *produceCall) fail(slot int, err *kerr.Error, message string, bad int32) {
+	call.complete(slot, refused(err, message, bad))
+}
+
+// refused is the outcome of a batch that is not in the log, as far as is known.
+func refused(err *kerr.Error, message string, bad int32) produceResult {
 	if message == "" {
 		message = err.Description
 	}
-	call.complete(slot, produceResult{base: -1, logAppendTime: -1, logStart: -1, code: err.Code, message: message, badRecord: bad})
+	return produceResult{base: -1, logAppendTime: -1, logStart: -1, code: err.Code, message: message, badRecord: bad, done: true}
 }
 
 // complete sets a partition's outcome, unless the request was answered without it.
@@ -297,6 +238,11 @@ func (call *produceCall) complete(slot int, r produceResult) {
 	}
 	r.done = true
 	call.results[slot] = r
+	call.settled()
+}
+
+// settled counts one outcome. Called with mu held.
+func (call *produceCall) settled() {
 	if call.left--; call.left == 0 {
 		close(call.done)
 	}
@@ -329,10 +275,15 @@ func (call *produceCall) answer() *produceResponse {
 	defer call.mu.Unlock()
 	for i := range call.results {
 		if !call.results[i].done {
-			e := kerr.RequestTimedOut
-			call.results[i] = produceResult{base: -1, logAppendTime: -1, logStart: -1, code: e.Code, message: e.Description, badRecord: -1, done: true}
+			call.results[i] = refused(kerr.RequestTimedOut, "", -1)
 		}
 	}
+	for _, j := range call.joins {
+		if !j.answered {
+			call.refuseAll(j, kerr.RequestTimedOut)
+		}
+	}
+	call.sent = true
 	return &produceResponse{version: call.req.version, req: call.req, results: call.results}
 }
 

@@ -35,8 +35,8 @@ func handleTxnOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
 		}
 		return s.commitTxnOffsets(c, req, guard)
 	}
-	w, owned := s.startJoinTxn(req.TransactionalID, req.ProducerID, req.ProducerEpoch, 2, tp)
-	if owned {
+	w := newWaiter()
+	if s.startJoinTxn(req.TransactionalID, req.ProducerID, req.ProducerEpoch, 2, w, tp) {
 		return s.commitTxnOffsets(c, req, 0)
 	}
 	return func() kmsg.Response {

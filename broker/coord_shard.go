@@ -77,12 +77,8 @@ func (sh *coordShard[E, C]) flush() {
 	}
 	sh.sending = true
 	for len(sh.out) > 0 {
-		out := sh.out
-		sh.out = nil
 		sh.mu.Unlock()
-		for _, e := range out {
-			sh.send(e)
-		}
+		sh.s.together(sh.sendSome)
 		sh.mu.Lock()
 	}
 	sh.sending = false
@@ -90,6 +86,29 @@ func (sh *coordShard[E, C]) flush() {
 	if timed {
 		sh.s.ticker.want(next)
 	}
+}
+
+// sendSome carries out what was decided so far, and what that made possible: a decision that has its place in the log sends markers, which
+// then share its sync.
+func (sh *coordShard[E, C]) sendSome() {
+	for range 2 {
+		sh.mu.Lock()
+		out := sh.out
+		sh.out = nil
+		sh.mu.Unlock()
+		for _, e := range out {
+			sh.send(e)
+		}
+	}
+}
+
+// together is replica.Node.Together, also for a server whose storage did not open.
+func (s *Server) together(fn func()) {
+	if s.node == nil {
+		fn()
+		return
+	}
+	s.node.Together(fn)
 }
 
 // tick does what is due and returns when the next thing is.

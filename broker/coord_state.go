@@ -130,7 +130,17 @@ func (s *Server) waitCoordinator(ctx context.Context, topic string, key string) 
 	return kerr.CoordinatorNotAvailable
 }
 
-// waiter is who gets the answer to one request of a coordinator.
+// answerer is who gets the answer to one request of a coordinator. It is called once and must not block.
+type answerer interface{ answer(r any) }
+
+// aheadAnswerer is one that also wants to know when the record that its request wrote has its place in the log. ahead is called at most
+// once, before answer, and may propose.
+type aheadAnswerer interface {
+	answerer
+	ahead()
+}
+
+// waiter is an answerer for who waits.
 type waiter struct{ ch chan any }
 
 func newWaiter() *waiter { return &waiter{ch: make(chan any, 1)} }
@@ -167,12 +177,12 @@ func (s *Server) sendGroup(sh *groupShard, e group.Effects) {
 		for _, r := range w.Records {
 			b.Add(now, r.Key, r.Value, nil)
 		}
-		sh.propose(b.Build(), replica.TxnGuard(w.Guard), func(r replica.ProduceResult) {
+		sh.propose(b.Build(), replica.ProduceOptions{Guard: replica.TxnGuard(w.Guard)}, func(r replica.ProduceResult) {
 			sh.wrote(r, func(now time.Time, c *group.Coordinator, err *kerr.Error) { c.Written(now, w.ID, err) })
 		})
 	}
 	for _, r := range e.Replies {
-		r.To.(*waiter).answer(r.Response)
+		r.To.(answerer).answer(r.Response)
 	}
 }
 
@@ -181,20 +191,20 @@ func (s *Server) sendTxn(sh *txnShard, e txn.Effects) {
 	for _, w := range e.Writes {
 		b := record.NewBuilder(coordBatch(-1, -1))
 		b.Add(s.clock.Now().UnixMilli(), w.Key, w.Value, nil)
-		sh.propose(b.Build(), 0, func(r replica.ProduceResult) {
+		placed := func() {
+			sh.do(func(now time.Time, c *txn.Coordinator) { c.Placed(now, w.ID) })
+		}
+		sh.propose(b.Build(), replica.ProduceOptions{Placed: placed}, func(r replica.ProduceResult) {
 			sh.wrote(r, func(now time.Time, c *txn.Coordinator, err *kerr.Error) { c.Written(now, w.ID, err) })
 		})
 	}
-	switch len(e.Markers) {
-	case 0:
-	case 1:
-		s.sendMarker(sh, e.Markers[0])
-	default:
-		s.node.Together(func() {
-			for _, m := range e.Markers {
-				s.sendMarker(sh, m)
-			}
-		})
+	for _, m := range e.Markers {
+		s.sendMarker(sh, m)
+	}
+	for _, to := range e.Ahead {
+		if a, ok := to.(aheadAnswerer); ok {
+			a.ahead()
+		}
 	}
 	for _, ask := range e.NewIDs {
 		s.pids.get(s, func(id int64, err *kerr.Error) {
@@ -202,7 +212,7 @@ func (s *Server) sendTxn(sh *txnShard, e txn.Effects) {
 		})
 	}
 	for _, r := range e.Replies {
-		r.To.(*waiter).answer(r.Result)
+		r.To.(answerer).answer(r.Result)
 	}
 }
 
@@ -237,13 +247,14 @@ func coordBatch(producerID int64, epoch int16) record.BuilderOptions {
 }
 
 // propose appends a batch to the shard's partition; done is called once.
-func (sh *coordShard[E, C]) propose(batch []byte, guard replica.TxnGuard, done func(replica.ProduceResult)) {
+func (sh *coordShard[E, C]) propose(batch []byte, o replica.ProduceOptions, done func(replica.ProduceResult)) {
 	p, err := sh.s.lookup(sh.topic, sh.index)
 	if err != nil {
 		done(replica.ProduceResult{Err: kerr.NotLeaderForPartition})
 		return
 	}
-	p.Produce(batch, replica.ProduceOptions{InternalControl: true, Guard: guard}, done)
+	o.InternalControl = true
+	p.Produce(batch, o, done)
 }
 
 // partitionTopics says for the coordinators which partitions exist, open here or not.

@@ -53,10 +53,11 @@ func (g *group) up() bool {
 
 // proposal is what a caller waits for.
 type proposal struct {
-	data  []byte
-	index uint64
-	term  uint64
-	done  func(any, error)
+	data   []byte
+	index  uint64
+	term   uint64
+	placed func() // see Node.ProposePlaced; nil for nobody
+	done   func(any, error)
 }
 
 // write is one MsgStorageAppend.
@@ -64,6 +65,7 @@ type write struct {
 	g         *group
 	records   []wal.Record
 	responses []*pb.Message
+	placed    []func() // to be called when it is in the committer's hands
 }
 
 // completion is an answer that is due.
@@ -125,14 +127,13 @@ func (g *group) configured() {
 	g.single = len(cs.GetVoters()) == 1 && len(cs.GetVotersOutgoing()) == 0 && len(cs.GetLearners()) == 0 && cs.GetVoters()[0] == g.replicaID
 }
 
-// propose hands data to raft; done is called once, through effects. data must not be changed any more.
-func (g *group) propose(data []byte, done func(any, error), fx *effects) {
-	err := g.proposeErr(data)
-	if err != nil {
-		fx.complete(proposal{data: data, done: done}, nil, err)
+// propose hands p.data to raft; p.done is called once, through effects. The data must not be changed any more.
+func (g *group) propose(p proposal, fx *effects) {
+	if err := g.proposeErr(p.data); err != nil {
+		fx.complete(p, nil, err)
 		return
 	}
-	g.proposed = append(g.proposed, proposal{data: data, done: done})
+	g.proposed = append(g.proposed, p)
 }
 
 func (g *group) proposeErr(data []byte) error {
@@ -230,7 +231,9 @@ func (g *group) append(m *pb.Message, fx *effects) {
 		err := g.log.put(e.GetIndex(), slot{term: e.GetTerm(), ent: e, kind: kind})
 		invariant.Check(err == nil, "N1: group %d: %v", g.id, err)
 		w.records = append(w.records, wal.Record{Group: uint64(g.id), Kind: kind, Index: e.GetIndex(), Term: e.GetTerm(), Payload: e.Data})
-		g.match(e)
+		if placed := g.match(e); placed != nil {
+			w.placed = append(w.placed, placed)
+		}
 	}
 	if len(w.records) == 0 && len(g.appends) == 0 {
 		g.respond(w, fx)
@@ -243,10 +246,11 @@ func (g *group) append(m *pb.Message, fx *effects) {
 	}
 }
 
-// match gives the oldest proposal its index: only this node proposes while it leads, and a leader's proposals enter its log in order.
-func (g *group) match(e *pb.Entry) {
+// match gives the oldest proposal its index: only this node proposes while it leads, and a leader's proposals enter its log in order. It
+// returns whom to tell that the entry has its place: of a single voter alone, since with others an entry may still be superseded.
+func (g *group) match(e *pb.Entry) (placed func()) {
 	if !g.leader || e.GetTerm() != g.term || len(e.Data) == 0 || e.GetType() != pb.EntryNormal {
-		return
+		return nil
 	}
 	invariant.Check(len(g.proposed) > 0 && len(g.proposed[0].data) == len(e.Data), "N2: group %d: entry %d of term %d is not the proposal that is due", g.id, e.GetIndex(), e.GetTerm())
 	p := g.proposed[0]
@@ -254,6 +258,10 @@ func (g *group) match(e *pb.Entry) {
 	g.proposed[0] = proposal{}
 	g.proposed = g.proposed[1:]
 	g.waiting = append(g.waiting, p)
+	if !g.single {
+		return nil
+	}
+	return p.placed
 }
 
 // durable says that w stands in the write-ahead log, record by record at pos.

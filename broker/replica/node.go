@@ -252,6 +252,14 @@ func (n *Node) shardOf(g GroupID) *shard { return n.shards[uint64(g)%uint64(len(
 // Errors: ErrNotLeader, ErrTooManyInFlight, ErrTooLarge, ErrUnknownGroup, ErrClosed. An entry is durable at a majority when done
 // gets no error.
 func (n *Node) Propose(g GroupID, payload []byte, done func(result any, err error)) {
+	n.ProposePlaced(g, payload, nil, done)
+}
+
+// ProposePlaced is Propose that says when the entry has its place in the write-ahead log: no crash loses it and keeps an entry of
+// any group that was proposed to this node afterwards (N7). What depends on it may be proposed then, long before it is durable, and shares its
+// sync. placed is called at most once, before done, on the same kind of goroutine; not at all for an entry that was refused, and not for a
+// group with other voters, where a new leader may supersede the entry: there only done says that it stays.
+func (n *Node) ProposePlaced(g GroupID, payload []byte, placed func(), done func(result any, err error)) {
 	switch {
 	case len(payload) == 0 || len(payload) > n.o.EntryBytesMax:
 		done(nil, fmt.Errorf("%d bytes, want 1 to %d: %w", len(payload), n.o.EntryBytesMax, ErrTooLarge))
@@ -266,7 +274,7 @@ func (n *Node) Propose(g GroupID, payload []byte, done func(result any, err erro
 		return
 	}
 	n.proposals.Add(1)
-	n.shardOf(g).push(event{g: g, data: payload, done: done}, true)
+	n.shardOf(g).push(event{g: g, p: proposal{data: payload, placed: placed, done: done}}, true)
 }
 
 // InFlight returns the bytes that were proposed and are not answered yet.

@@ -98,7 +98,7 @@ func (n *Node) openGroup(id GroupID, sm StateMachine, conf GroupConf, d *diskGro
 	n.mu.Unlock()
 	if b, ok := sm.(binder); ok {
 		b.bind(binding{
-			propose: func(p []byte, done func(any, error)) { n.Propose(id, p, done) },
+			propose: func(p []byte, placed func(), done func(any, error)) { n.ProposePlaced(id, p, placed, done) },
 			onShard: func(fn func()) error { return n.onGroup(id, h, fn) },
 		})
 	}

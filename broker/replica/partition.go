@@ -55,7 +55,7 @@ type mark struct {
 
 // binding is what a partition needs of the node.
 type binding struct {
-	propose func(payload []byte, done func(any, error))
+	propose func(payload []byte, placed func(), done func(any, error))
 	onShard func(fn func()) error // runs fn between two applies and waits for it
 }
 

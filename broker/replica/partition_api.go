@@ -60,6 +60,8 @@ type ProduceOptions struct {
 	InternalControl bool
 	// Guard, from Partition.TxnGuard, is for transactional batches whose transaction shares its epoch with others; 0 for all else.
 	Guard TxnGuard
+	// Placed, when it is set, is called as by Node.ProposePlaced.
+	Placed func()
 }
 
 // TxnGuard is the raft index of the last end of a transaction that a producer had in a partition, plus 1; 0 is no guard.

@@ -31,10 +31,10 @@ func (p *Partition) Produce(batch []byte, o ProduceOptions, done func(ProduceRes
 		b = record.WithLogAppendTime(b, now)
 	}
 	if o.Guard != 0 && kind == entryBatch {
-		p.propose(encodeGuardedEntry(flags, now, o.Guard, b), done)
+		p.propose(encodeGuardedEntry(flags, now, o.Guard, b), o.Placed, done)
 		return
 	}
-	p.propose(encodeBatchEntry(kind, flags, now, b), done)
+	p.propose(encodeBatchEntry(kind, flags, now, b), o.Placed, done)
 }
 
 // TxnGuard returns what Produce needs to refuse a batch of the producer's transaction that this transaction's marker overtakes. Take it
@@ -71,15 +71,15 @@ func (p *Partition) marker(flags uint8, pid int64, epoch int16, commit bool, coo
 		return
 	}
 	now := p.o.Clock.Now().UnixMilli()
-	p.propose(encodeBatchEntry(entryTxnMarker, flags, now, record.EndTxnMarker(pid, epoch, commit, coordinatorEpoch, now)), done)
+	p.propose(encodeBatchEntry(entryTxnMarker, flags, now, record.EndTxnMarker(pid, epoch, commit, coordinatorEpoch, now)), nil, done)
 }
 
-func (p *Partition) propose(payload []byte, done func(ProduceResult)) {
+func (p *Partition) propose(payload []byte, placed func(), done func(ProduceResult)) {
 	if p.in.propose == nil {
 		done(ProduceResult{Base: -1, LogAppendTime: -1, Err: kerr.NotLeaderForPartition})
 		return
 	}
-	p.in.propose(payload, func(result any, err error) {
+	p.in.propose(payload, placed, func(result any, err error) {
 		if err != nil {
 			done(ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.LogStart(), Err: kafkaError(err)})
 			return
@@ -107,7 +107,7 @@ func (p *Partition) moveStart(to int64, flags uint8, done func(int64, error)) {
 		done(-1, kerr.NotLeaderForPartition)
 		return
 	}
-	p.in.propose(encodeLogStartEntry(flags, p.o.Clock.Now().UnixMilli(), to), func(result any, err error) {
+	p.in.propose(encodeLogStartEntry(flags, p.o.Clock.Now().UnixMilli(), to), nil, func(result any, err error) {
 		if err != nil {
 			done(-1, kafkaError(err))
 			return

@@ -33,11 +33,10 @@ type shard struct {
 
 // event is one thing to do in a round. Exactly one of its kinds is set.
 type event struct {
-	// A proposal: data and done. A message: msg.
-	g    GroupID
-	data []byte
-	done func(any, error)
-	msg  *pb.Message
+	// A proposal: p. A message: msg.
+	g   GroupID
+	p   proposal
+	msg *pb.Message
 
 	// Writes that became durable, or did not.
 	writes []*write
@@ -194,11 +193,11 @@ func (s *shard) propose(ev *event) {
 	g := s.groups[ev.g]
 	switch {
 	case s.n.failed():
-		s.fx.complete(proposal{data: ev.data, done: ev.done}, nil, ErrClosed)
+		s.fx.complete(ev.p, nil, ErrClosed)
 	case g == nil:
-		s.fx.complete(proposal{data: ev.data, done: ev.done}, nil, ErrUnknownGroup)
+		s.fx.complete(ev.p, nil, ErrUnknownGroup)
 	default:
-		g.propose(ev.data, ev.done, &s.fx)
+		g.propose(ev.p, &s.fx)
 		s.touch(g)
 	}
 }
@@ -317,6 +316,11 @@ func (s *shard) submit() {
 			s.n.synced(last) // only now: the shard knows of it, or will before whoever asks it next
 		}
 	}})
+	for _, w := range writes {
+		for _, placed := range w.placed {
+			placed()
+		}
+	}
 }
 
 func (s *shard) send() {

@@ -52,7 +52,7 @@ type Coordinator struct {
 	epoch  int32 // of this node's lead of the partition: the coordinator epoch in markers
 	expiry time.Time
 
-	writing    map[uint64]func(now time.Time, err *kerr.Error)
+	writing    map[uint64]writing
 	allocating map[uint64]func(now time.Time, id int64, err *kerr.Error)
 	markers    map[uint64]openMarker
 	lastID     uint64
@@ -65,12 +65,15 @@ type Coordinator struct {
 //
 //	T1  m is durable, apart from a Complete* state whose record is proposed, or will be at the time unwritten
 //	T2  at most one transition is under way: busy, or the state is Prepare*
+//
+// A decision that is on its way has markers already, once it has its place in the log: decided is what they say, and m follows.
 type txn struct {
 	id      string
 	m       meta
 	busy    bool // a record is being written, or a producer id allocated
 	ending  bool // and it is the end of the transaction
 	queue   []request
+	decided meta                         // what the markers under way say; set by mark
 	marking map[TopicPartition]bool      // markers that are not applied yet
 	retry   map[TopicPartition]time.Time // and when to try again those that failed
 	ended   []any                        // whom to answer when the transaction is complete
@@ -94,7 +97,7 @@ type openMarker struct {
 func New(o Options) *Coordinator {
 	return &Coordinator{
 		o: o.withDefaults(), store: store{}, txns: map[string]*txn{}, active: map[string]*txn{}, markers: map[uint64]openMarker{},
-		writing:    map[uint64]func(time.Time, *kerr.Error){},
+		writing:    map[uint64]writing{},
 		allocating: map[uint64]func(time.Time, int64, *kerr.Error){},
 	}
 }
@@ -115,7 +118,8 @@ func (c *Coordinator) Load(now time.Time, epoch int32) {
 			c.active[id] = t
 		}
 		if t.m.state.preparing() {
-			c.mark(now, t)
+			c.mark(t, t.m)
+			c.settleEnd(now, t)
 		}
 	}
 }
@@ -127,9 +131,9 @@ func (c *Coordinator) Unload(now time.Time) {
 	}
 	c.loaded = false
 	for _, id := range sortedKeys(c.writing) {
-		then := c.writing[id]
+		w := c.writing[id]
 		delete(c.writing, id)
-		then(now, kerr.NotCoordinator)
+		w.then(now, kerr.NotCoordinator)
 	}
 	for _, id := range sortedKeys(c.allocating) {
 		then := c.allocating[id]
@@ -186,7 +190,7 @@ func (c *Coordinator) tick(now time.Time, t *txn) {
 	}
 	if !t.unwritten.IsZero() && !now.Before(t.unwritten) {
 		t.unwritten = time.Time{}
-		c.write(t.id, &t.m, func(now time.Time, err *kerr.Error) {
+		c.write(t.id, &t.m, nil, func(now time.Time, err *kerr.Error) {
 			if err != nil && t.m.state >= CompleteCommit && !t.busy {
 				t.unwritten = now.Add(c.o.CompleteDelay)
 				c.active[t.id] = t
@@ -253,7 +257,7 @@ func (c *Coordinator) expireIDs(now time.Time) {
 			continue
 		}
 		t.busy = true
-		c.write(t.id, nil, func(now time.Time, err *kerr.Error) {
+		c.write(t.id, nil, nil, func(now time.Time, err *kerr.Error) {
 			t.busy = false
 			if err == nil {
 				t.m.epoch = -1 // as if it had never been

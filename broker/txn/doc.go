@@ -8,9 +8,11 @@
 //	  ▲                           │ InitProducerId: abort first                              │
 //	  └───────────────────────────┴────────────────── InitProducerId: epoch + 1 ────────────┘
 //
-// Each arrow is one record of __transaction_state, and is durable before anything that follows from it happens: the partition is in the
-// record before its data is proposed, Prepare* before the first marker. The one exception is Complete*: the answer to EndTxn goes
-// out when the markers are applied, and the record is written a moment later, or not at all when the next transaction's first record comes
+// Each arrow is one record of __transaction_state, and no crash keeps what follows from it and loses the record: the partition is in a
+// record that has its place in the log ([Coordinator.Placed]) before its data is proposed, Prepare* before the first marker. On a single voter that
+// place is known long before the record is durable, so that a transaction costs two syncs: one for its record and its data, one for the decision
+// and its markers. Whoever asked is answered when both are durable. The one exception is Complete*: the answer to EndTxn goes
+// out when decision and markers are applied, and the record is written a moment later, or not at all when the next transaction's first record comes
 // before. That is safe because whatever the producer does next needs a record that stands behind Prepare* in the same log: as long as
 // Prepare* is the last one, no partition holds data of a later transaction, and after a restart the markers can be written again
 // without harm (T3 of docs/invariants.md). It saves a busy producer one fsync in five.

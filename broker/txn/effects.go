@@ -11,11 +11,13 @@ type Effects struct {
 	Writes  []Write
 	Markers []Marker
 	NewIDs  []uint64 // each asks for a producer id, to be handed in with ProducerID
+	// Ahead are requests whose record has its place in the log: what needs it may be proposed. Their replies are still to come.
+	Ahead   []any
 	Replies []Reply
 }
 
-// Write is a record for the coordinator's partition of __transaction_state, in Kafka's own format; a nil Value is a tombstone. When it was
-// applied, or failed, the shell calls [Coordinator.Written].
+// Write is a record for the coordinator's partition of __transaction_state, in Kafka's own format; a nil Value is a tombstone. When it has its
+// place in the log, the shell may call [Coordinator.Placed]; when it was applied, or failed, it calls [Coordinator.Written].
 type Write struct {
 	ID         uint64
 	Key, Value []byte
@@ -66,10 +68,17 @@ func (c *Coordinator) replyID(to any, m *meta) {
 	c.eff.Replies = append(c.eff.Replies, Reply{To: to, Result: Result{ProducerID: m.producerID, ProducerEpoch: m.epoch}})
 }
 
-// write asks for the transaction's record to be written; then runs once, when it is applied (nil) or failed.
-func (c *Coordinator) write(id string, m *meta, then func(now time.Time, err *kerr.Error)) {
+// writing is a record on its way.
+type writing struct {
+	placed func(now time.Time) // nil when nothing hangs on it, or it ran
+	then   func(now time.Time, err *kerr.Error)
+}
+
+// write asks for the transaction's record to be written; then runs once, when it is applied (nil) or failed. placed, which may be nil, runs
+// before: when no crash can lose the record and keep what is proposed from then on. Of a record that failed it does not run.
+func (c *Coordinator) write(id string, m *meta, placed func(now time.Time), then func(now time.Time, err *kerr.Error)) {
 	c.lastID++
-	c.writing[c.lastID] = then
+	c.writing[c.lastID] = writing{placed: placed, then: then}
 	w := Write{ID: c.lastID, Key: recordKey(id)}
 	if m != nil {
 		w.Value = m.record()
@@ -77,11 +86,25 @@ func (c *Coordinator) write(id string, m *meta, then func(now time.Time, err *ke
 	c.eff.Writes = append(c.eff.Writes, w)
 }
 
+// Placed says that a write has its place in the log: whatever is proposed now, to any partition, survives no crash without it. Written says so
+// too; who knows it before spares a transaction the wait for a sync.
+func (c *Coordinator) Placed(now time.Time, id uint64) {
+	w, ok := c.writing[id]
+	if !ok || w.placed == nil {
+		return
+	}
+	c.writing[id] = writing{then: w.then}
+	w.placed(now)
+}
+
 // Written says how a write ended: err is nil when the record was applied.
 func (c *Coordinator) Written(now time.Time, id uint64, err *kerr.Error) {
-	if then, ok := c.writing[id]; ok { // else from before Unload: already answered
+	if err == nil {
+		c.Placed(now, id)
+	}
+	if w, ok := c.writing[id]; ok { // else from before Unload: already answered
 		delete(c.writing, id)
-		then(now, translate(err))
+		w.then(now, translate(err))
 	}
 }
 

@@ -120,7 +120,7 @@ func (c *Coordinator) prepare(now time.Time, t *txn, commit, bump bool, to any) 
 func (c *Coordinator) storePrepare(now time.Time, t *txn, m meta, to any) {
 	if len(m.partitions) == 0 {
 		// No markers to write, so one record will do. It is awaited: the epoch in it is handed out.
-		c.transition(now, t, m.complete(now), func(_ time.Time, err *kerr.Error) {
+		c.transition(now, t, m.complete(now), nil, func(_ time.Time, err *kerr.Error) {
 			switch {
 			case to == nil:
 			case err != nil:
@@ -132,7 +132,8 @@ func (c *Coordinator) storePrepare(now time.Time, t *txn, m meta, to any) {
 		t.ending = true
 		return
 	}
-	c.transition(now, t, m, func(now time.Time, err *kerr.Error) {
+	placed := func(time.Time) { c.mark(t, m) }
+	c.transition(now, t, m, placed, func(now time.Time, err *kerr.Error) {
 		if err != nil {
 			if to != nil {
 				c.reply(to, err)
@@ -142,30 +143,36 @@ func (c *Coordinator) storePrepare(now time.Time, t *txn, m meta, to any) {
 		if to != nil {
 			t.ended = append(t.ended, to)
 		}
-		c.mark(now, t)
+		c.settleEnd(now, t)
 	})
 	t.ending = true
 }
 
-// mark has the markers of a decided transaction written.
-func (c *Coordinator) mark(now time.Time, t *txn) {
-	t.marking, t.retry = make(map[TopicPartition]bool, len(t.m.partitions)), map[TopicPartition]time.Time{}
-	for _, tp := range t.m.partitions {
+// mark has the markers of a decided transaction written. The decision has its place in the log; it need not be durable yet (T1).
+func (c *Coordinator) mark(t *txn, decided meta) {
+	t.decided = decided
+	t.marking, t.retry = make(map[TopicPartition]bool, len(decided.partitions)), map[TopicPartition]time.Time{}
+	for _, tp := range decided.partitions {
 		t.marking[tp] = true
 		c.sendMarker(t, tp)
-	}
-	if len(t.marking) == 0 {
-		c.complete(now, t)
 	}
 }
 
 func (c *Coordinator) sendMarker(t *txn, tp TopicPartition) {
 	c.lastID++
 	c.markers[c.lastID] = openMarker{t: t, tp: tp}
+	m := &t.decided
 	c.eff.Markers = append(c.eff.Markers, Marker{
-		ID: c.lastID, ProducerID: t.m.producerID, ProducerEpoch: t.m.epoch, Commit: t.m.state == PrepareCommit, Bumped: t.m.version >= 2,
+		ID: c.lastID, ProducerID: m.producerID, ProducerEpoch: m.epoch, Commit: m.state == PrepareCommit, Bumped: m.version >= 2,
 		CoordinatorEpoch: c.epoch, Partition: tp,
 	})
+}
+
+// settleEnd completes the transaction when its decision and all of its markers are applied, in whatever order they were.
+func (c *Coordinator) settleEnd(now time.Time, t *txn) {
+	if t.m.state.preparing() && !t.busy && len(t.marking) == 0 {
+		c.complete(now, t)
+	}
 }
 
 // MarkerWritten says how a marker ended: err is nil when it was applied. A partition that is gone for good (UNKNOWN_TOPIC_OR_PARTITION) or
@@ -179,9 +186,8 @@ func (c *Coordinator) MarkerWritten(now time.Time, id uint64, err *kerr.Error) {
 	t := om.t
 	switch err {
 	case nil, kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InvalidProducerEpoch, kerr.ProducerFenced:
-		if delete(t.marking, om.tp); len(t.marking) == 0 {
-			c.complete(now, t)
-		}
+		delete(t.marking, om.tp)
+		c.settleEnd(now, t)
 	default:
 		t.retry[om.tp] = now.Add(c.o.MarkerRetry)
 	}

@@ -11,8 +11,9 @@ import (
 )
 
 // TestModel_atomic runs producers, old and new, against the coordinator while writes and markers are delayed, fail and are lost in crashes.
-// Partitions are modelled as package replica has them. Whatever happens, all data of a transaction has one end, and the one that was
-// answered; nothing stays open for ever; and no partition takes data that the log does not name.
+// Partitions are modelled as package replica has them, and the node's log as one order of all that was proposed, of which a crash keeps a
+// beginning. Whatever happens, all data of a transaction has one end, and the one that was answered; nothing stays open for ever;
+// and no partition takes data that the log does not name.
 func TestModel_atomic(t *testing.T) {
 	t.Parallel()
 	seeds := 400
@@ -64,7 +65,10 @@ type producer struct {
 	waits   string                      // "init", "add", "commit", "abort"
 	adds    txn.TopicPartition
 	pending string // the end it asked for, if the answer was lost
-	gen     int    // requests of an older one are not its own
+
+	added, proposed, applied bool // of the data that goes with "add"
+
+	gen int // requests of an older one are not its own
 }
 
 type call struct {
@@ -80,11 +84,38 @@ type model struct {
 	epoch   int32
 	lastPID int64
 	parts   map[txn.TopicPartition]*part
-	writes  []txn.Write
-	markers []txn.Marker
+	writes  []write
+	markers []marker
+	datas   []data
 	asks    []uint64
 	ps      []*producer
 	works   []*work
+
+	placed  int // how many of the writes have their place in the log
+	log     int // how much was proposed
+	durable int // how much of that no crash takes any more
+}
+
+// write is a record of the coordinator, at its place in the log once it is among the placed.
+type write struct {
+	txn.Write
+	at int
+}
+
+type marker struct {
+	txn.Marker
+	at int
+}
+
+// data is a batch that was proposed and not applied yet. Its producer is answered when it and the record that names its partition are applied.
+type data struct {
+	p     *producer
+	gen   int
+	pid   int64
+	epoch int16
+	tp    txn.TopicPartition
+	w     *work
+	at    int
 }
 
 func newModel(t *testing.T, seed uint64) *model {
@@ -105,10 +136,14 @@ func (m *model) step() {
 	switch r := m.rnd.IntN(100); {
 	case r < 45:
 		m.request(m.ps[m.rnd.IntN(len(m.ps))])
+	case r < 55:
+		m.place()
 	case r < 65:
 		m.write(m.rnd.IntN(12) == 0)
-	case r < 85:
+	case r < 80:
 		m.marker(m.rnd.IntN(8) == 0)
+	case r < 85:
+		m.data()
 	case r < 90:
 		m.allocate(m.rnd.IntN(8) == 0)
 	case r < 97:
@@ -119,7 +154,7 @@ func (m *model) step() {
 	default:
 		m.c.Unload(m.now)
 		m.drain()
-		m.lose(m.rnd.IntN(len(m.writes) + 1))
+		m.lose()
 		m.epoch++
 		m.c.Load(m.now, m.epoch)
 	}
@@ -128,28 +163,58 @@ func (m *model) step() {
 
 func (m *model) drain() {
 	e := m.c.Take()
-	m.writes, m.markers, m.asks = append(m.writes, e.Writes...), append(m.markers, e.Markers...), append(m.asks, e.NewIDs...)
+	m.asks = append(m.asks, e.NewIDs...)
+	for _, w := range e.Writes {
+		m.writes = append(m.writes, write{Write: w})
+	}
+	for _, k := range e.Markers {
+		m.log++
+		m.markers = append(m.markers, marker{Marker: k, at: m.log})
+	}
+	for _, to := range e.Ahead {
+		m.ahead(to.(call))
+	}
 	for _, r := range e.Replies {
 		m.answer(r.To.(call), r.Result)
 	}
 }
 
-// write lets the oldest write happen: they are applied in order. One that fails was never proposed.
+// place proposes the oldest write that was not yet, and tells the coordinator.
+func (m *model) place() {
+	if m.placed == len(m.writes) {
+		return
+	}
+	w := &m.writes[m.placed]
+	m.placed++
+	m.log++
+	w.at = m.log
+	m.c.Placed(m.now, w.ID)
+}
+
+// write lets the oldest write happen: they are applied in order. One that fails was never proposed, and of one that has other voters the
+// coordinator hears only now.
 func (m *model) write(fail bool) {
 	if len(m.writes) == 0 {
 		return
 	}
 	w := m.writes[0]
 	m.writes = m.writes[1:]
-	if fail {
-		m.c.Written(m.now, w.ID, kerr.RequestTimedOut)
-		return
+	if m.placed > 0 {
+		m.placed--
+	} else {
+		if fail {
+			m.c.Written(m.now, w.ID, kerr.RequestTimedOut)
+			return
+		}
+		m.log++
+		w.at = m.log
 	}
+	m.durable = max(m.durable, w.at)
 	m.applyWrite(w)
 	m.c.Written(m.now, w.ID, nil)
 }
 
-func (m *model) applyWrite(w txn.Write) {
+func (m *model) applyWrite(w write) {
 	if err := m.c.ApplyRecord(w.Key, w.Value); err != nil {
 		m.t.Error(err)
 	}
@@ -164,6 +229,8 @@ func (m *model) marker(fail bool) {
 	k := m.markers[i]
 	m.markers = append(m.markers[:i], m.markers[i+1:]...)
 	if !fail || m.rnd.IntN(2) == 0 {
+		m.dataBefore(k.at)
+		m.durable = max(m.durable, k.at)
 		if err := m.applyMarker(k); err != nil {
 			m.c.MarkerWritten(m.now, k.ID, err)
 			return
@@ -177,7 +244,7 @@ func (m *model) marker(fail bool) {
 }
 
 // applyMarker is package replica's: checkMarker and marked.
-func (m *model) applyMarker(k txn.Marker) *kerr.Error {
+func (m *model) applyMarker(k marker) *kerr.Error {
 	p := m.parts[k.Partition]
 	known, ok := p.epoch[k.ProducerID]
 	open := p.open[k.ProducerID]
@@ -215,23 +282,39 @@ func (m *model) allocate(fail bool) {
 	m.c.ProducerID(m.now, a, m.lastPID, nil)
 }
 
-// lose ends what is under way: the first n writes and some markers happened all the same.
-func (m *model) lose(n int) {
-	for _, w := range m.writes[:n] {
-		m.applyWrite(w)
-	}
-	for _, k := range m.markers {
-		if m.rnd.IntN(2) == 0 {
-			m.applyMarker(k)
+// lose ends what is under way: of what was proposed and not applied the log keeps a beginning, and that happened all the same.
+func (m *model) lose() {
+	kept := m.durable + m.rnd.IntN(m.log-m.durable+1)
+	for _, w := range m.writes[:m.placed] {
+		if w.at <= kept {
+			m.applyWrite(w)
 		}
 	}
-	m.writes, m.markers, m.asks = nil, nil, nil
+	// A partition's own order is that of the log.
+	for at := range kept + 1 {
+		for _, d := range m.datas {
+			if d.at == at {
+				m.applyData(d)
+			}
+		}
+		for _, k := range m.markers {
+			if k.at == at {
+				m.applyMarker(k)
+			}
+		}
+	}
+	for _, d := range m.datas {
+		if d.gen == d.p.gen {
+			m.lost(d.p)
+		}
+	}
+	m.writes, m.markers, m.datas, m.asks, m.placed, m.log, m.durable = nil, nil, nil, nil, 0, 0, 0
 }
 
 // crash ends the process: answers under way are lost, the clients ask again.
 func (m *model) crash() {
 	m.drain()
-	m.lose(m.rnd.IntN(len(m.writes) + 1))
+	m.lose()
 	blob := m.c.Snapshot()
 	m.c = txn.New(txn.Options{})
 	if err := m.c.Restore(blob); err != nil {
@@ -246,7 +329,7 @@ func (m *model) crash() {
 
 // lost: the answer that p waits for will not come.
 func (m *model) lost(p *producer) {
-	p.gen++
+	p.forget()
 	if p.waits == "commit" || p.waits == "abort" {
 		p.pending = p.waits // it asks for the same end again
 	}
@@ -304,6 +387,13 @@ func (m *model) answer(to call, r txn.Result) {
 	}
 	asked := p.waits
 	p.waits = ""
+	if asked == "add" && r.Err == nil {
+		m.added(p)
+		return
+	}
+	if asked == "add" {
+		p.forget()
+	}
 	switch {
 	case r.Err == kerr.NotCoordinator || r.Err == kerr.CoordinatorNotAvailable || r.Err == kerr.ConcurrentTransactions:
 		if asked == "commit" || asked == "abort" {
@@ -313,8 +403,6 @@ func (m *model) answer(to call, r txn.Result) {
 		p.pid, p.epoch, p.w, p.pending = -1, -1, nil, ""
 	case asked == "init":
 		p.pid, p.epoch, p.w = r.ProducerID, r.ProducerEpoch, nil
-	case asked == "add":
-		m.produce(p)
 	default:
 		if p.w != nil {
 			p.w.answered = asked
@@ -326,23 +414,79 @@ func (m *model) answer(to call, r txn.Result) {
 	}
 }
 
-// produce writes to the partition that was added, as package replica takes it.
-func (m *model) produce(p *producer) {
-	pt := m.parts[p.adds]
-	if known, ok := pt.epoch[p.pid]; ok && p.epoch < known {
+// ahead proposes the data of p, which asked for a partition: the record that names it has its place in the log.
+func (m *model) ahead(to call) {
+	if to.gen == to.p.gen {
+		m.propose(to.p)
+	}
+}
+
+// added is the good answer to a request for a partition. The data goes now, if it did not go ahead.
+func (m *model) added(p *producer) {
+	p.added, p.waits = true, "add"
+	if !p.proposed {
+		m.propose(p)
+	} else if p.applied {
+		p.forget()
+		p.waits = ""
+	}
+}
+
+func (m *model) propose(p *producer) {
+	p.proposed = true
+	m.log++
+	m.datas = append(m.datas, data{p: p, gen: p.gen, pid: p.pid, epoch: p.epoch, tp: p.adds, w: p.w, at: m.log})
+}
+
+// forget: what p had under way is over, or no longer its own.
+func (p *producer) forget() {
+	p.gen++
+	p.added, p.proposed, p.applied = false, false, false
+}
+
+// data lets the oldest batch that was proposed happen.
+func (m *model) data() {
+	if len(m.datas) == 0 {
+		return
+	}
+	d := m.datas[0]
+	m.datas = m.datas[1:]
+	m.durable = max(m.durable, d.at)
+	m.applyData(d)
+	if p := d.p; d.gen == p.gen {
+		if p.applied = true; p.added {
+			p.forget()
+			p.waits = ""
+		}
+	}
+}
+
+// dataBefore lets happen what was proposed to a partition before a place in the log: a partition applies in order.
+func (m *model) dataBefore(at int) {
+	for len(m.datas) > 0 && m.datas[0].at < at {
+		m.data()
+	}
+}
+
+// applyData takes a batch as package replica does.
+func (m *model) applyData(d data) {
+	pt := m.parts[d.tp]
+	if known, ok := pt.epoch[d.pid]; ok && d.epoch < known {
 		return // refused; the client will find out
 	}
-	pt.epoch[p.pid] = p.epoch
-	d := &datum{w: p.w}
-	p.w.data = append(p.w.data, d)
-	pt.open[p.pid] = append(pt.open[p.pid], d)
+	pt.epoch[d.pid] = d.epoch
+	b := &datum{w: d.w}
+	d.w.data = append(d.w.data, b)
+	pt.open[d.pid] = append(pt.open[d.pid], b)
 }
 
 // finish lets everything happen, waits for every timeout, and checks.
 func (m *model) finish() {
 	for range 200 {
 		for range 20 {
+			m.place()
 			m.write(false)
+			m.data()
 			m.marker(false)
 			m.allocate(false)
 			m.drain()

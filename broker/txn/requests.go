@@ -120,7 +120,7 @@ func (c *Coordinator) rotate(now time.Time, t *txn, in Init, m meta, to any) {
 
 func (c *Coordinator) storeInit(now time.Time, t *txn, in Init, m meta, to any) {
 	m.state, m.timeout, m.startMs, m.updateMs, m.partitions = Empty, in.Timeout, -1, now.UnixMilli(), nil
-	c.transition(now, t, m, func(_ time.Time, err *kerr.Error) {
+	c.transition(now, t, m, nil, func(_ time.Time, err *kerr.Error) {
 		if err != nil {
 			c.reply(to, err)
 			return
@@ -129,13 +129,13 @@ func (c *Coordinator) storeInit(now time.Time, t *txn, in Init, m meta, to any) 
 	})
 }
 
-// transition writes the next state and takes it when it is durable.
-func (c *Coordinator) transition(now time.Time, t *txn, next meta, then func(now time.Time, err *kerr.Error)) {
+// transition writes the next state and takes it when it is durable; placed is as in write.
+func (c *Coordinator) transition(now time.Time, t *txn, next meta, placed func(now time.Time), then func(now time.Time, err *kerr.Error)) {
 	t.busy = true
 	c.active[t.id] = t
 	unwritten := t.unwritten
 	t.unwritten = time.Time{} // this record says it all
-	c.write(t.id, &next, func(now time.Time, err *kerr.Error) {
+	c.write(t.id, &next, placed, func(now time.Time, err *kerr.Error) {
 		t.busy, t.ending = false, false
 		if err == nil {
 			t.m = next
@@ -158,7 +158,8 @@ type addition struct {
 
 // AddPartitions makes partitions part of the producer's transaction, which begins with the first one. version is the transaction version of
 // the client: 2 when Produce v12+ or TxnOffsetCommit v5+ adds implicitly (KIP-890), 1 for AddPartitionsToTxn and AddOffsetsToTxn. When the
-// reply is good, the record that names them is durable.
+// reply is good, the record that names them is durable; before it, to may be among Effects.Ahead, once at most: data may then be proposed,
+// and its producer answered when both are good.
 func (c *Coordinator) AddPartitions(now time.Time, id string, producerID int64, epoch, version int16, tps []TopicPartition, to any) {
 	t, err := c.find(id)
 	if err != nil {
@@ -253,7 +254,12 @@ func (c *Coordinator) add(now time.Time, t *txn, a *addition) {
 			}
 		}
 	}
-	c.transition(now, t, m, func(_ time.Time, err *kerr.Error) {
+	placed := func(time.Time) {
+		for _, a := range adds {
+			c.eff.Ahead = append(c.eff.Ahead, a.to)
+		}
+	}
+	c.transition(now, t, m, placed, func(_ time.Time, err *kerr.Error) {
 		for _, a := range adds {
 			c.reply(a.to, err)
 		}

@@ -54,7 +54,7 @@ func (s *script) printf(format string, args ...any) { fmt.Fprintf(&s.out, format
 func (s *script) drain() string {
 	for {
 		e := s.c.Take()
-		if len(e.Writes)+len(e.Markers)+len(e.NewIDs)+len(e.Replies) == 0 {
+		if len(e.Writes)+len(e.Markers)+len(e.NewIDs)+len(e.Ahead)+len(e.Replies) == 0 {
 			break
 		}
 		for _, w := range e.Writes {
@@ -72,6 +72,11 @@ func (s *script) drain() string {
 		}
 		for range e.NewIDs {
 			s.printf("allocate")
+		}
+		if s.hold["writes"] { // else the reply follows at once
+			for _, to := range e.Ahead {
+				s.printf("%v may go on", to)
+			}
 		}
 		for _, r := range e.Replies {
 			s.printf("%v <- %s", r.To, resultString(r.Result))
@@ -223,6 +228,10 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "hold":
 		for _, ca := range d.CmdArgs {
 			s.hold[ca.Key] = true
+		}
+	case "place": // the writes that are held have their places in the log
+		for _, w := range s.writes {
+			s.c.Placed(s.now, w.ID)
 		}
 	case "release":
 		code := func(key string) *kerr.Error {
