@@ -84,6 +84,29 @@ func TestProduce_refusesBatches(t *testing.T) {
 	}
 }
 
+// B78: records are decompressed where a topic looks into them, and never beyond a limit, whatever the batch claims.
+func TestProduce_bombs(t *testing.T) { // alone: others measure the process's memory
+	n := brokertest.New(t)
+	c := dialRaw(t, n)
+	createTopicWith(t, c, "t", 1, map[string]string{"cleanup.policy": "compact"})
+	b := record.NewBuilder(record.NoProducer(record.CodecZstd))
+	b.Add(1, []byte("k"), make([]byte, record.OutputMaxDefault), nil) // and a few bytes around it
+	bomb := b.Build()
+	if len(bomb) > 1<<20 {
+		t.Fatalf("a batch of %d bytes", len(bomb))
+	}
+	if sp := tryProduce(t, c, "t", bomb, 9); sp.ErrorCode != kerr.MessageTooLarge.Code {
+		t.Errorf("zstd: error %d", sp.ErrorCode)
+	}
+	snappy := changed(plainBatch("a"), func(b []byte) { b[22] |= byte(record.CodecSnappy) }) // its records say any length
+	if sp := tryProduce(t, c, "t", snappy, 9); sp.ErrorCode != kerr.CorruptMessage.Code {
+		t.Errorf("snappy: error %d", sp.ErrorCode)
+	}
+	if sp := tryProduce(t, c, "t", plainBatch("a"), 9); sp.ErrorCode != 0 || sp.BaseOffset != 0 {
+		t.Errorf("something entered the log: %+v", sp)
+	}
+}
+
 func TestProduce_refusesPartitions(t *testing.T) {
 	t.Parallel()
 	n := brokertest.New(t)
