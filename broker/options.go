@@ -59,8 +59,8 @@ type Options struct {
 
 	CheckpointEvery time.Duration // how often applied state is made durable apart from the write-ahead log; 0 means the default
 	SegmentBytes    int64         // default segment.bytes of new topics; 0 means the default
-	// ScrubBytes is how many bytes of segments are read and checked a second, in the background; 0 means 8 MiB, negative switches it off. ScrubAfter is when
-	// it begins; 0 means 10 s after the start.
+	// ScrubBytes is how many bytes of segments are read and checked a second, in the background; 0 means 8 MiB, negative switches it off. ScrubAfter is how
+	// long after the start it begins, and how often it looks for new partitions; 0 means 10 s.
 	ScrubBytes int64
 	ScrubAfter time.Duration
 	// ReserveBytes is what is kept of the disk for when it is full; 0 means 256 MiB, or an eighth of a small disk, negative switches it off. See space.go.

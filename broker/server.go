@@ -144,6 +144,7 @@ func (s *Server) openStorage(ctx context.Context) error {
 	}
 	s.goRun(s.followTopics)
 	s.goRun(s.watchSpace)
+	s.goRun(s.watchBackups)
 	return nil
 }
 

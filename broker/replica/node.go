@@ -36,6 +36,7 @@ type Node struct {
 	started bool
 	closed  bool
 
+	upkeep   sync.Mutex           // held while a partition looks at retention and compaction; taken before ckMu
 	ckMu     sync.Mutex           // one checkpoint at a time; taken before mu
 	sections map[GroupID]*section // as of the last durable checkpoint
 	needed   uint64               // the first write-ahead log file it needs

@@ -26,6 +26,25 @@ type checkpointed interface{ checkpointed() }
 func (n *Node) Checkpoint(ctx context.Context) error {
 	n.ckMu.Lock()
 	defer n.ckMu.Unlock()
+	return n.checkpoint(ctx)
+}
+
+// Hold makes a checkpoint and calls fn while nothing that a start from it needs goes away: no later checkpoint is written, no file of the write-ahead log is
+// recycled, and neither retention nor compaction touches a segment. Proposals, applies and reads go on. parts are the files of the write-ahead log, with all that was
+// acknowledged before Hold was called.
+func (n *Node) Hold(ctx context.Context, fn func(parts []wal.FilePart) error) error {
+	n.upkeep.Lock()
+	defer n.upkeep.Unlock()
+	n.ckMu.Lock()
+	defer n.ckMu.Unlock()
+	if err := n.checkpoint(ctx); err != nil {
+		return err
+	}
+	return fn(n.log.Parts())
+}
+
+// checkpoint is Checkpoint with ckMu held.
+func (n *Node) checkpoint(ctx context.Context) error {
 	if n.failed() {
 		return ErrClosed
 	}

@@ -91,7 +91,10 @@ func (n *Node) maintain() {
 		if !ok {
 			continue
 		}
-		if err := m.Maintain(n.o.Clock.Now()); err != nil && !n.removed(id, h) {
+		n.upkeep.Lock()
+		err := m.Maintain(n.o.Clock.Now())
+		n.upkeep.Unlock()
+		if err != nil && !n.removed(id, h) {
 			n.fail(err)
 			return
 		}
@@ -218,7 +221,8 @@ type metrics struct {
 	proposals   prometheus.Counter
 	checkpoints prometheus.Histogram
 	scrubbed    prometheus.Counter
-	scrubRounds prometheus.Counter
+
+	scrubbedPartitions prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -228,11 +232,13 @@ func newMetrics(r prometheus.Registerer) metrics {
 			Name: "outrelay_replica_checkpoint_seconds", Help: "Time to write a checkpoint, segment syncs included.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
 		}),
-		scrubbed:    prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_replica_scrubbed_bytes_total", Help: "Bytes of segments that were read and checked in the background."}),
-		scrubRounds: prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_replica_scrub_rounds_total", Help: "Times that all segments were checked in the background."}),
+		scrubbed: prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_replica_scrubbed_bytes_total", Help: "Bytes of segments that were read and checked in the background."}),
+		scrubbedPartitions: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "outrelay_replica_scrubbed_partitions_total", Help: "Partitions whose segments were all checked in the background, each once a day.",
+		}),
 	}
 	if r != nil {
-		r.MustRegister(m.proposals, m.checkpoints, m.scrubbed, m.scrubRounds)
+		r.MustRegister(m.proposals, m.checkpoints, m.scrubbed, m.scrubbedPartitions)
 	}
 	return m
 }

@@ -5,7 +5,7 @@ import (
 )
 
 const (
-	scrubEvery     = 24 * time.Hour // from the beginning of one round to that of the next
+	scrubEvery     = 24 * time.Hour
 	scrubStepBytes = 256 << 10      // read at once; then the pace is kept
 )
 
@@ -14,26 +14,31 @@ type scrubber interface {
 	Scrub(pace func(bytes int64) error) error
 }
 
-// scrub goes through the segments of all partitions, once a day, until the node stops. It reads no faster than Options.ScrubBytes a second: damage should be
+// scrub goes through the segments of all partitions, each once a day, until the node stops. It reads no faster than Options.ScrubBytes a second: damage should be
 // found while there is still a backup without it, not at the price of the clients. The order is random, so that a process that starts again and again comes to all.
 func (n *Node) scrub() {
-	wait := n.o.ScrubAfter
-	for n.pause(wait) == nil {
-		began := n.o.Clock.Now()
-		due := int64(0)
-		for id, h := range n.handles() {
+	last := map[GroupID]time.Time{}
+	due := int64(0)
+	for n.pause(n.o.ScrubAfter) == nil {
+		hs := n.handles()
+		for id := range last {
+			if hs[id] == nil {
+				delete(last, id)
+			}
+		}
+		for id, h := range hs {
 			s, ok := h.sm.(scrubber)
-			if !ok || n.removed(id, h) {
+			if at, done := last[id]; !ok || n.removed(id, h) || done && n.o.Clock.Now().Sub(at) < scrubEvery {
 				continue
 			}
+			last[id] = n.o.Clock.Now()
 			// What is wrong is the partition's to mark and to say; the others go on.
 			_ = s.Scrub(func(bytes int64) error { return n.scrubPace(&due, bytes) })
 			if n.pause(0) != nil {
 				return
 			}
+			n.metrics.scrubbedPartitions.Inc()
 		}
-		n.metrics.scrubRounds.Inc()
-		wait = max(0, scrubEvery-n.o.Clock.Now().Sub(began))
 	}
 }
 

@@ -81,7 +81,7 @@ type Options struct {
 
 	CheckpointEvery time.Duration // default 10 s; also whenever the write-ahead log starts a new file
 	MaintainEvery   time.Duration // how often partitions look at retention and compaction; default 30 s
-	ScrubAfter      time.Duration // when segments are first read and checked in the background; then once a day. Default 10 s
+	ScrubAfter      time.Duration // how often to look for partitions whose segments were not checked for a day; default 10 s
 	ScrubBytes      int64         // how many of their bytes are read a second; default 8 MiB, negative: no scrub
 	Shards          int           // goroutines that own groups; default GOMAXPROCS, at most 8
 	InFlightBytes   int64         // proposals in flight over all groups; default 256 MiB. Who accepts requests should stop before

@@ -340,6 +340,20 @@ func (w *WAL) Tail() Pos {
 	return Pos{File: w.tail.seq, Offset: w.tail.at}
 }
 
+// FilePart is a file of the log, and how many of its bytes are durable.
+type FilePart struct {
+	Name  string // full
+	Bytes int64
+}
+
+// Parts returns the files and how far each is durable, for who copies them. Their bytes below that do not change until they are recycled.
+func (w *WAL) Parts() (ps []FilePart) {
+	for _, f := range *w.files.Load() {
+		ps = append(ps, FilePart{Name: f.name, Bytes: f.durable.Load()})
+	}
+	return ps
+}
+
 // Durable returns how far the log is durable: all before the position was synced.
 func (w *WAL) Durable() Pos {
 	files := *w.files.Load()

@@ -14,12 +14,12 @@ import (
 
 func newLog(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "log", Short: "Examine and mend the files of the log",
+		Use: "log", Short: "Examine, mend, back up and restore the files of the log",
 		Long: `Works on the files of a data directory. verify changes nothing, and nothing here ever deletes a record: docs/operations/log-tools.md says what each failure looks
 like and what to type.`,
-		Example: "  outrelay log verify --data /var/lib/outrelay",
+		Example: "  outrelay log verify --data /var/lib/outrelay\n  outrelay log backup /backup/2026-11-25",
 	}
-	cmd.AddCommand(logVerify(a), logDump(a), logRepair(a))
+	cmd.AddCommand(logVerify(a), logDump(a), logRepair(a), logBackup(a), logRestore(a))
 	return cmd
 }
 

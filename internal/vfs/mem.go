@@ -178,6 +178,31 @@ func (m *Mem) Rename(from, to string) error {
 	return nil
 }
 
+// Link gives a file a second name.
+func (m *Mem) Link(from, to string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.hit(OpCreate); err != nil {
+		return pathError("link", to, err)
+	}
+	n := m.walk(split(from))
+	if n == nil {
+		return pathError("link", from, fs.ErrNotExist)
+	}
+	d, base, err := m.parent("link", to)
+	if err != nil {
+		return err
+	}
+	switch {
+	case n.dir:
+		return pathError("link", from, syscall.EPERM)
+	case d.entries[base] != nil:
+		return pathError("link", to, fs.ErrExist)
+	}
+	d.link(base, n)
+	return nil
+}
+
 // Remove removes a file or an empty directory.
 func (m *Mem) Remove(name string) error {
 	m.mu.Lock()

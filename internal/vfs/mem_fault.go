@@ -7,8 +7,8 @@ type Op string
 
 // The operations that can be made to fail.
 const (
-	OpOpen     Op = "open" // also OpenRW
-	OpCreate   Op = "create"
+	OpOpen     Op = "open"   // also OpenRW
+	OpCreate   Op = "create" // also Link
 	OpRead     Op = "read"
 	OpWrite    Op = "write" // writes the first half all the same
 	OpTruncate Op = "truncate"

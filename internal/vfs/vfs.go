@@ -29,6 +29,8 @@ type FS interface {
 	Create(name string) (File, error)
 	// Rename gives a file another name, replacing what has that name. It is atomic, and not durable until SyncDir.
 	Rename(from, to string) error
+	// Link gives a file a second name, which must be free, on the same file system. Not durable until SyncDir of the second name's directory.
+	Link(from, to string) error
 	// Remove removes a file or an empty directory. Open files stay readable. Not durable until SyncDir.
 	Remove(name string) error
 	// RemoveAll removes name and all below it; it is no error when there is nothing. Not durable until SyncDir of the parent.
