@@ -6,7 +6,7 @@ import (
 
 const (
 	scrubEvery     = 24 * time.Hour
-	scrubStepBytes = 256 << 10      // read at once; then the pace is kept
+	scrubStepBytes = 256 << 10 // read at once; then the pace is kept
 )
 
 // scrubber is a state machine with files to be read and checked now and then.
