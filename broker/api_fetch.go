@@ -94,6 +94,9 @@ func (f *fetchCall) resolve(parts []fetchPart) {
 		r.part, r.committed = parts[i], f.req.IsolationLevel == isolationReadCommitted
 		if k := &r.part.key; i == 0 || k.name != parts[i-1].key.name || k.id != parts[i-1].key.id {
 			t, unknown = set.find(k.name, k.id, f.req.Version >= 13)
+			if name := topicName(t, k.name); name != "" && !f.c.mayRead(name) {
+				unknown = topicDenied
+			}
 		}
 		err := unknown
 		if err == nil {
@@ -109,6 +112,15 @@ func (f *fetchCall) resolve(parts []fetchPart) {
 			r.fail(err)
 		}
 	}
+}
+
+// topicName returns the name of a topic that was found, or else the one that was asked for: what may not be read is denied whether it exists or
+// not.
+func topicName(t *topic, asked string) string {
+	if t != nil {
+		return t.Name
+	}
+	return asked
 }
 
 // checkEpoch compares what the client knows of the leader (KIP-320) and of the log (KIP-595).

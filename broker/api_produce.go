@@ -55,6 +55,7 @@ func handleProduce(s *Server, c *conn, kreq kmsg.Request) pending {
 	if call.left == 0 {
 		close(call.done)
 	}
+	call.refuse()
 	switch {
 	case req.txnID != nil:
 		call.startInTxn(c.ctx)
@@ -75,6 +76,20 @@ func handleProduce(s *Server, c *conn, kreq kmsg.Request) pending {
 	return func() kmsg.Response {
 		call.wait(c.ctx, time.Duration(req.timeoutMs)*time.Millisecond)
 		return call.answer()
+	}
+}
+
+// refuse completes the partitions of topics that are denied.
+func (call *produceCall) refuse() {
+	slot := 0
+	for i := range call.req.topics {
+		t := &call.req.topics[i]
+		for range t.partitions {
+			if t.denied != nil {
+				call.fail(slot, t.denied, "", -1)
+			}
+			slot++
+		}
 	}
 }
 

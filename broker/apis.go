@@ -16,6 +16,7 @@ type api struct {
 	// request makes the value that the body is decoded into; nil means kmsg's own.
 	request func() kmsg.Request
 
+	guard    guard // what of it a client may have that is no super user; nil: nothing. Set by apiTable
 	flexible int16 // the first version with flexible headers (KIP-482); max+1 when there is none. Set by apiTable.
 }
 
@@ -33,21 +34,30 @@ func (s *Server) apiTable() map[int16]*api {
 		{key: 1, min: 4, max: 18, handle: handleFetch},
 		{key: 2, min: 0, max: 11, handle: handleListOffsets},
 		{key: 3, min: 0, max: 13, handle: handleMetadata},
+		{key: 17, min: 1, max: 1, handle: handleSaslHandshake},
 		{key: 18, min: 0, max: 4, handle: handleAPIVersions},
 		{key: 19, min: 0, max: 7, handle: handleCreateTopics},
 		{key: 20, min: 0, max: 6, handle: handleDeleteTopics},
 		{key: 21, min: 0, max: 2, handle: handleDeleteRecords},
 		{key: 23, min: 2, max: 4, handle: handleOffsetForLeaderEpoch},
 		{key: 27, min: 1, max: 2, handle: handleWriteTxnMarkers},
+		{key: 29, min: 0, max: 3, handle: handleDescribeACLs},
+		{key: 30, min: 0, max: 3, handle: handleCreateACLs},
+		{key: 31, min: 0, max: 3, handle: handleDeleteACLs},
 		{key: 32, min: 0, max: 4, handle: handleDescribeConfigs},
 		{key: 33, min: 0, max: 2, handle: handleAlterConfigs},
 		{key: 34, min: 1, max: 2, handle: handleAlterReplicaLogDirs},
 		{key: 35, min: 0, max: 5, handle: handleDescribeLogDirs},
+		{key: 36, min: 0, max: 2, handle: handleSaslAuthenticate},
 		{key: 37, min: 0, max: 3, handle: handleCreatePartitions},
 		{key: 43, min: 0, max: 2, handle: handleElectLeaders},
 		{key: 44, min: 0, max: 1, handle: handleIncrementalAlterConfigs},
 		{key: 45, min: 0, max: 1, handle: handleAlterPartitionReassignments},
 		{key: 46, min: 0, max: 0, handle: handleListPartitionReassignments},
+		{key: 48, min: 0, max: 1, handle: handleDescribeClientQuotas},
+		{key: 49, min: 0, max: 1, handle: handleAlterClientQuotas},
+		{key: 50, min: 0, max: 0, handle: handleDescribeUserSCRAMCredentials},
+		{key: 51, min: 0, max: 0, handle: handleAlterUserSCRAMCredentials},
 		{key: 55, min: 0, max: 2, handle: handleDescribeQuorum},
 		{key: 57, min: 0, max: 2, handle: handleUpdateFeatures},
 		{key: 60, min: 0, max: 2, handle: handleDescribeCluster},
@@ -57,9 +67,10 @@ func (s *Server) apiTable() map[int16]*api {
 		{key: 74, min: 0, max: 1, handle: handleListConfigResources},
 		{key: 75, min: 0, max: 0, handle: handleDescribeTopicPartitions},
 	}, s.coordinatorAPIs()...)
-	m := make(map[int16]*api, len(rows))
+	m, guarded := make(map[int16]*api, len(rows)), guards()
 	for i := range rows {
 		a := &rows[i]
+		a.guard = guarded[a.key]
 		for a.flexible = a.min; a.flexible <= a.max && !requestFlexible(a.key, a.flexible); a.flexible++ {
 		}
 		m[a.key] = a

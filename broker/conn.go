@@ -3,6 +3,7 @@ package broker
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,9 +13,11 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay/broker/auth"
 )
 
-// conn is one client connection. Its reader goroutine owns in and clientID, its writer goroutine owns out.
+// conn is one client connection. Its reader goroutine owns in, clientID, sasl, last and preAuthHeld, its writer goroutine owns out.
 type conn struct {
 	s  *Server
 	l  *listener
@@ -23,6 +26,11 @@ type conn struct {
 	// ctx ends when the connection does: every wait on behalf of the client ends with it.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+
+	session     atomic.Pointer[session] // who the client is; nil: not known yet. Set by the reader
+	sasl        *auth.Conversation      // the authentication under way
+	last        bool                    // the answer at hand is the last one
+	preAuthHeld int64                   // bytes of Server.preAuth
 
 	in       frameReader
 	clientID string // of the request at hand; handlers that keep it must copy it before they return
@@ -53,6 +61,9 @@ type buffersResponse interface {
 }
 
 func newConn(s *Server, l *listener, nc net.Conn) *conn {
+	if l.tls != nil {
+		nc = tls.Server(nc, l.tls) // the handshake is made by greet
+	}
 	c := &conn{s: s, l: l, nc: nc, queue: make(chan call, s.opts.MaxPipelined)}
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
 	c.in = frameReader{s: s, nc: nc, br: bufio.NewReaderSize(nc, 4<<10)}
@@ -67,9 +78,6 @@ func (c *conn) close(cause error) {
 
 // advertised returns what answers on this connection call this node.
 func (c *conn) advertised() (host string, port int32) { return c.l.host, c.l.port }
-
-// principal returns who the client is.
-func (c *conn) principal() string { return c.l.principal }
 
 // clientHost returns the client's address as Kafka's tools show it.
 func (c *conn) clientHost() string {
@@ -86,10 +94,20 @@ func (c *conn) serve() {
 		defer close(wrote)
 		c.write()
 	}()
-	err := c.read()
-	c.close(err)
-	close(c.queue)
-	<-wrote
+	err := c.greet()
+	if err == nil {
+		err = c.read()
+	}
+	if errors.Is(err, errLastAnswer) {
+		close(c.queue)
+		<-wrote
+		c.close(err)
+	} else {
+		c.close(err)
+		close(c.queue)
+		<-wrote
+	}
+	c.givePreAuth()
 	c.logEnd(context.Cause(c.ctx))
 }
 
@@ -104,7 +122,7 @@ func (c *conn) logEnd(err error) {
 	case errors.Is(err, errFrame):
 		c.s.metrics.refused.WithLabelValues("malformed").Inc()
 		c.s.log.Warn("connection closed", "client", c.nc.RemoteAddr().String(), "listener", c.l.name, "reason", err)
-	case err == nil, errors.Is(err, io.EOF), errors.Is(err, ErrClosed), errors.Is(err, net.ErrClosed):
+	case err == nil, errors.Is(err, errLastAnswer), errors.Is(err, io.EOF), errors.Is(err, ErrClosed), errors.Is(err, net.ErrClosed):
 	default:
 		c.s.log.Debug("connection closed", "client", c.nc.RemoteAddr().String(), "listener", c.l.name, "reason", err)
 	}
@@ -127,7 +145,10 @@ func (c *conn) read() error {
 
 // request reads the rest of one request, starts it and queues its answer.
 func (c *conn) request(n int, h header) error {
-	a := c.s.apis[h.key]
+	a, err := c.table(h)
+	if err != nil {
+		return err
+	}
 	var granted int64
 	if h.key == 0 {
 		granted = min(int64(n), c.s.opts.MemoryBytes)
@@ -144,6 +165,9 @@ func (c *conn) request(n int, h header) error {
 	c.owed.Add(1)
 	select {
 	case c.queue <- call:
+		if c.last {
+			return errLastAnswer
+		}
 		return nil
 	case <-c.ctx.Done():
 		c.s.budget.Release(granted)
@@ -203,7 +227,7 @@ func (c *conn) start(a *api, h header, n int, granted int64) (call, error) {
 // handle calls the handler. A panic is a bug in one request: it ends this connection, not the server.
 func (c *conn) handle(a *api, req kmsg.Request) (p pending, err error) {
 	defer c.recovered(a, &err)
-	return a.handle(c.s, c, req), nil
+	return c.guarded(a, req), nil
 }
 
 func (c *conn) recovered(a *api, err *error) {

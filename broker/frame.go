@@ -65,11 +65,17 @@ type frameReader struct {
 	br *bufio.Reader
 
 	until time.Time // the read deadline that is set
+
+	preAuth bool      // the client is not known: frames are small
+	limit   time.Time // the latest read deadline; zero: none
 }
 
 // deadline lets reads wait for about d from now. One that is nearly right already stays: setting it costs more than it is worth.
 func (f *frameReader) deadline(d time.Duration) {
 	t := time.Now().Add(d)
+	if !f.limit.IsZero() && t.After(f.limit) {
+		t = f.limit
+	}
 	if off := t.Sub(f.until); off < 0 || off > d/16 {
 		f.until = t
 		_ = f.nc.SetReadDeadline(t)
@@ -86,6 +92,9 @@ func (f *frameReader) next(busy func() bool) (size int, h header, err error) {
 			break
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
+			if f.expired() {
+				return 0, h, errAuthTimeout
+			}
 			if busy() {
 				f.until = time.Time{}
 				continue
@@ -112,8 +121,12 @@ func (f *frameReader) next(busy func() bool) (size int, h header, err error) {
 	h.key = int16(binary.BigEndian.Uint16(b[4:]))
 	h.version = int16(binary.BigEndian.Uint16(b[6:]))
 	h.corr = int32(binary.BigEndian.Uint32(b[8:]))
-	if size > f.s.frameBytesMax(h.key) {
-		return 0, h, &frameError{reason: "frame too large", hint: fmt.Sprintf("api %d: %d bytes, at most %d", h.key, size, f.s.frameBytesMax(h.key))}
+	most := f.s.frameBytesMax(h.key)
+	if f.preAuth {
+		most = preAuthFrameBytes
+	}
+	if size > most {
+		return 0, h, &frameError{reason: "frame too large", hint: fmt.Sprintf("api %d: %d bytes, at most %d", h.key, size, most)}
 	}
 	_, _ = f.br.Discard(4 + frameBytesMin)
 	return size - frameBytesMin, h, nil
@@ -124,8 +137,7 @@ func (f *frameReader) checkSize(size int, first []byte) error {
 	if size >= frameBytesMin && size <= f.s.opts.FrameBytesMax {
 		return nil
 	}
-	switch string(first) {
-	case "GET ", "POST", "HEAD", "PUT ", "OPTI":
+	if looksLikeHTTP(first) {
 		return &frameError{reason: "http", hint: "an HTTP request came to the Kafka port; the console and metrics are on the HTTP address"}
 	}
 	if first[0] == 0x16 && first[1] == 3 {
@@ -160,8 +172,22 @@ func (f *frameReader) body(n int, granted bool) ([]byte, error) {
 	return b, nil
 }
 
+// expired reports whether the time for authentication is over.
+func (f *frameReader) expired() bool { return !f.limit.IsZero() && !time.Now().Before(f.limit) }
+
+func looksLikeHTTP(first []byte) bool {
+	switch string(first) {
+	case "GET ", "POST", "HEAD", "PUT ", "OPTI":
+		return true
+	}
+	return false
+}
+
 func (f *frameReader) readError(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if f.expired() {
+			return errAuthTimeout
+		}
 		return &frameError{reason: "frame timeout", hint: "a request was begun and did not arrive in time"}
 	}
 	return err

@@ -2,9 +2,11 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -12,24 +14,20 @@ import (
 	"time"
 
 	"github.com/outrelay/outrelay"
-)
-
-// internalPrincipal is who the clients of this process are; userAnonymous is everyone on a listener without authentication.
-const (
-	internalPrincipal = "User:outrelay"
-	userAnonymous     = "User:ANONYMOUS"
+	"github.com/outrelay/outrelay/broker/auth"
 )
 
 // listener is one address, in memory or TCP.
 type listener struct {
-	name      string
-	host      string // advertised
-	port      int32
-	principal string
-	tcp       net.Listener  // nil in memory
-	mem       chan net.Conn // nil for TCP
-	done      chan struct{}
-	once      sync.Once
+	name string
+	host string // advertised
+	port int32
+	tls  *tls.Config      // nil: plaintext
+	sasl []auth.Mechanism // that are offered; none: no SASL
+	tcp  net.Listener     // nil in memory
+	mem  chan net.Conn    // nil for TCP
+	done chan struct{}
+	once sync.Once
 }
 
 func (l *listener) advertised() string { return net.JoinHostPort(l.host, strconv.Itoa(int(l.port))) }
@@ -60,7 +58,7 @@ func (l *listener) dial(ctx context.Context) (net.Conn, error) {
 func (s *Server) bindListeners() error {
 	host, port, _ := splitAddr(s.opts.InternalAddr)
 	s.listeners = []*listener{{
-		name: "internal", host: host, port: port, principal: internalPrincipal,
+		name: "internal", host: host, port: port,
 		mem: make(chan net.Conn), done: make(chan struct{}),
 	}}
 	for _, o := range s.opts.Listeners {
@@ -68,12 +66,12 @@ func (s *Server) bindListeners() error {
 		if err != nil {
 			return listenError(o, err)
 		}
-		l := &listener{name: o.Name, principal: userAnonymous, tcp: ln, done: make(chan struct{})}
+		l := &listener{name: o.Name, tls: o.TLS, sasl: o.SASL, tcp: ln, done: make(chan struct{})}
 		s.listeners = append(s.listeners, l)
 		if err := l.advertise(o); err != nil {
 			return err
 		}
-		s.log.Info("kafka listener", "name", l.name, "address", ln.Addr().String(), "advertised", l.advertised())
+		s.log.Info("kafka listener", "name", l.name, "address", ln.Addr().String(), "advertised", l.advertised(), "protocol", o.protocol())
 	}
 	return nil
 }
@@ -134,17 +132,46 @@ func (s *Server) accept(l *listener) {
 			}
 			continue
 		}
-		c := newConn(s, l, nc)
-		if !s.conns.add(c, s.opts.MaxConnections) {
-			s.metrics.refused.WithLabelValues("connections").Inc()
-			_ = nc.Close()
-			continue
-		}
-		s.goRun(func() {
-			defer s.conns.remove(c)
-			c.serve()
-		})
+		s.admit(l, nc)
 	}
+}
+
+// admit serves a new connection, or closes it where there are too many.
+func (s *Server) admit(l *listener, nc net.Conn) {
+	refuse := func(reason string) {
+		s.metrics.refused.WithLabelValues(reason).Inc()
+		_ = nc.Close()
+	}
+	ip := addressOf(nc)
+	if reason := s.addresses.take(ip, s.clock.Now()); reason != "" {
+		refuse(reason)
+		return
+	}
+	c := newConn(s, l, nc)
+	if !c.takePreAuth() {
+		s.addresses.give(ip)
+		refuse("authentication memory")
+		return
+	}
+	if !s.conns.add(c, s.opts.MaxConnections) {
+		c.givePreAuth()
+		s.addresses.give(ip)
+		refuse("connections")
+		return
+	}
+	s.goRun(func() {
+		defer s.addresses.give(ip)
+		defer s.conns.remove(c)
+		c.serve()
+	})
+}
+
+// addressOf returns the client's address; the zero one in memory.
+func addressOf(nc net.Conn) netip.Addr {
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
 }
 
 func (l *listener) accept() (net.Conn, error) {

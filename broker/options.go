@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/broker/auth"
 	"github.com/outrelay/outrelay/internal/clock"
 	"github.com/outrelay/outrelay/internal/vfs"
 )
@@ -21,6 +23,45 @@ type Listener struct {
 	// Advertised is the host:port that answers on this listener carry. Empty means the address listened on; for a wildcard
 	// address the machine's host name.
 	Advertised string
+	// TLS makes it a TLS listener. Where its ClientAuth asks for certificates, they say who the client is, unless there is SASL: see
+	// auth.OfCertificate. It may be replaced for each handshake by GetConfigForClient.
+	TLS *tls.Config
+	// SASL is the mechanisms that are offered; then every client must authenticate by one. PLAIN needs TLS.
+	SASL []auth.Mechanism
+}
+
+// authenticates reports whether the listener finds out who its clients are.
+func (l Listener) authenticates() bool {
+	return len(l.SASL) > 0 || l.TLS != nil && l.TLS.ClientAuth >= tls.VerifyClientCertIfGiven
+}
+
+// protocol returns what clients set as security.protocol.
+func (l Listener) protocol() string {
+	switch {
+	case l.TLS != nil && len(l.SASL) > 0:
+		return "SASL_SSL"
+	case l.TLS != nil:
+		return "SSL"
+	case len(l.SASL) > 0:
+		return "SASL_PLAINTEXT"
+	}
+	return "PLAINTEXT"
+}
+
+// check refuses a listener that contradicts itself.
+func (l Listener) check() error {
+	for _, m := range l.SASL {
+		switch {
+		case !m.Known():
+			return fmt.Errorf("broker: listener %s: SASL mechanism %q is not served: %w", l.Name, m, outrelay.ErrConfig)
+		case m == auth.Plain && l.TLS == nil:
+			return fmt.Errorf("broker: listener %s: PLAIN sends passwords as they are, and needs TLS: %w", l.Name, outrelay.ErrConfig)
+		}
+	}
+	if l.TLS != nil && (l.TLS.ClientAuth == tls.RequestClientCert || l.TLS.ClientAuth == tls.RequireAnyClientCert) {
+		return fmt.Errorf("broker: listener %s: client certificates would not be verified: %w", l.Name, outrelay.ErrConfig)
+	}
+	return nil
 }
 
 // Options say how a Server works. The zero value works in a test once DataDir is set (or FS and DataDir, for memory).
@@ -33,6 +74,17 @@ type Options struct {
 	// InternalAddr is the host:port that answers on the in-memory listener carry, and that Dialer accepts. Empty means
 	// outrelay.internal:9092. It is never resolved.
 	InternalAddr string
+
+	// Access says who the users are and what they may do. It is enforced on all listeners as soon as one of them authenticates; the in-memory one is
+	// outrelay's own and may do everything.
+	Access Access
+	// AuthTimeout is how long a client may take to say who it is, TLS handshake included; 0 means 10 s. PreAuthBytes bounds the memory of all clients that
+	// have not yet; 0 means 64 MiB.
+	AuthTimeout  time.Duration
+	PreAuthBytes int64
+	// MaxConnectionsPerIP and ConnectionsPerIPPerSecond limit one address, the loopback apart; 0 means no limit.
+	MaxConnectionsPerIP       int
+	ConnectionsPerIPPerSecond float64
 
 	DefaultPartitions int32 // partitions of a topic whose creator names no number; 0 means 16
 	// AutoCreateTopics says whether Metadata creates topics that clients ask for; nil means true.
@@ -83,6 +135,8 @@ func (o Options) withDefaults() (Options, error) {
 	def(&o.MaxConnections, 10_000)
 	def(&o.MaxPipelined, 128)
 	def(&o.IdleTimeout, 10*time.Minute)
+	def(&o.AuthTimeout, 10*time.Second)
+	def(&o.PreAuthBytes, 64<<20)
 	def(&o.FrameTimeout, time.Minute)
 	def(&o.FetchMaxBytes, 55<<20)
 	def(&o.ConsumerGroupSession, 45*time.Second)
@@ -121,10 +175,13 @@ func (o Options) withDefaults() (Options, error) {
 				return o, fmt.Errorf("broker: listener %s: advertised address %q: %w: %w", l.Name, l.Advertised, outrelay.ErrConfig, err)
 			}
 		}
+		if err := l.check(); err != nil {
+			return o, err
+		}
 		ls[i] = l
 	}
 	o.Listeners = ls
-	return o, nil
+	return o, o.checkAccess()
 }
 
 func def[T comparable](p *T, v T) {

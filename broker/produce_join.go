@@ -71,6 +71,9 @@ func (call *produceCall) prepareJoins() []*txnJoin {
 		for j := range rt.partitions {
 			at := slot
 			slot++
+			if rt.denied != nil {
+				continue
+			}
 			p, err := t.served(rt.partitions[j].index)
 			b := record.Batch(rt.partitions[j].records)
 			if err != nil || len(b) < record.HeaderBytes || b.Magic() != record.Magic || !b.Transactional() {

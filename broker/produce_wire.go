@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -17,6 +18,7 @@ type produceTopic struct {
 	name       string
 	id         [16]byte // v13
 	partitions []producePartition
+	denied     *kerr.Error // by access control; set by guardProduce
 }
 
 type producePartition struct {

@@ -38,6 +38,12 @@ type Server struct {
 	metrics *metrics
 	apis    map[int16]*api
 
+	greetings map[int16]*api // what a client may ask before it is known who it is
+	access    access
+	audit     *audit
+	addresses addresses
+	preAuth   atomic.Int64 // bytes of connections whose client is not known
+
 	node     *replica.Node
 	machine  *cluster.Machine
 	space    *space
@@ -75,6 +81,9 @@ func (s *Server) Open(ctx context.Context) (err error) {
 	}
 	s.log, s.clock = s.opts.Logger, s.opts.Clock
 	s.metrics = newMetrics(s)
+	s.audit = newAudit(s.log, s.clock, s.metrics.reg)
+	s.access.begin(s.opts)
+	s.addresses = addresses{connsMax: s.opts.MaxConnectionsPerIP, perSecond: s.opts.ConnectionsPerIPPerSecond}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.budget = semaphore.NewWeighted(s.opts.MemoryBytes)
 	s.sessions = newFetchSessions(fetchSessionSlots)
@@ -89,7 +98,11 @@ func (s *Server) Open(ctx context.Context) (err error) {
 	if err := s.openStorage(ctx); err != nil {
 		return err
 	}
+	if err := s.openAccess(ctx); err != nil {
+		return err
+	}
 	s.apis = s.apiTable()
+	s.greetings = map[int16]*api{17: s.apis[17], 18: s.apis[18], 36: s.apis[36]}
 	s.metrics.serve(s.apis)
 	if err := s.openCoordinators(ctx); err != nil {
 		return err
@@ -138,7 +151,10 @@ func (s *Server) openStorage(ctx context.Context) error {
 	if err := s.registerNode(ctx); err != nil {
 		return fmt.Errorf("cluster metadata: register node: %w", err)
 	}
-	s.machine.OnChange(func(*cluster.State) { s.topics.changed() })
+	s.machine.OnChange(func(state *cluster.State) {
+		s.access.follow(state)
+		s.topics.changed()
+	})
 	if err := s.syncTopics(); err != nil {
 		return s.storageError(err)
 	}

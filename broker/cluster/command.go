@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/outrelay/outrelay/broker/auth"
 	"github.com/outrelay/outrelay/broker/replica"
 )
 
@@ -20,6 +21,11 @@ const (
 	opSetConfigs       = "set_configs"
 	opAlterConfigs     = "alter_configs"
 	opAllocate         = "allocate_producer_ids"
+	opSetMask          = "set_mask"
+	opAlterUser        = "alter_user"
+	opCreateACLs       = "create_acls"
+	opDeleteACLs       = "delete_acls"
+	opAlterQuota       = "alter_quota"
 	opSetFeatures      = "set_features"
 	opSetNodeConfigs   = "set_node_configs"
 	opAlterNodeConfigs = "alter_node_configs"
@@ -41,6 +47,10 @@ type command struct {
 	Features   map[string]int16  `json:"features,omitempty"`
 	Count      int64             `json:"count,omitempty"`
 	TimeMs     int64             `json:"time_ms,omitempty"`
+	Mask       auth.Mask         `json:"mask,omitempty"`
+	UserChange *UserChange       `json:"user_change,omitempty"`
+	ACLs       []auth.ACL        `json:"acls,omitempty"`
+	Quota      *auth.Quota       `json:"quota,omitempty"`
 }
 
 func (c command) encode() ([]byte, error) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/outrelay/outrelay/broker/auth"
 	"github.com/outrelay/outrelay/broker/replica"
 )
 
@@ -102,7 +103,7 @@ func (s *State) apply(c command) (o outcome, known bool) {
 		o.first = s.nextProducerID
 		s.nextProducerID += c.Count
 	default:
-		return outcome{}, false
+		return s.applySecurity(c)
 	}
 	return o, true
 }
@@ -231,7 +232,8 @@ func ValidTopicName(name string) bool {
 	return true
 }
 
-const snapshotVersion = 1
+// snapshotVersion is the version that is written. Version 1 had no users, ACLs and quotas, and is read.
+const snapshotVersion = 2
 
 // snapshot is the state as the checkpoint holds it, after one byte of version.
 type snapshot struct {
@@ -246,6 +248,12 @@ type snapshot struct {
 
 	Features    map[string]int16             `json:"features,omitempty"`
 	NodeConfigs map[string]map[string]string `json:"node_configs,omitempty"`
+
+	// Since version 2.
+	Mask   auth.Mask       `json:"mask,omitempty"`
+	Users  map[string]User `json:"users,omitempty"`
+	ACLs   []auth.ACL      `json:"acls,omitempty"`
+	Quotas []auth.Quota    `json:"quotas,omitempty"`
 }
 
 // Checkpoint implements replica.StateMachine: the state is immutable, so freezing it is taking a pointer.
@@ -255,6 +263,7 @@ func (m *Machine) Checkpoint() func() ([]byte, error) {
 		sn := snapshot{
 			ClusterID: s.ClusterID, Deleted: s.Deleted, Version: s.Version,
 			NextGroup: s.nextGroup, NextReplica: s.nextReplica, NextProducerID: s.nextProducerID, Features: s.Features, NodeConfigs: s.NodeConfigs,
+			Mask: s.Security.Mask, Users: s.Security.Users, ACLs: s.Security.ACLs, Quotas: s.Security.Quotas,
 		}
 		for _, id := range slices.Sorted(maps.Keys(s.Nodes)) {
 			sn.Nodes = append(sn.Nodes, s.Nodes[id])
@@ -295,8 +304,8 @@ func StateOf(blob []byte, entries []replica.Entry) (*State, error) {
 }
 
 func decodeSnapshot(blob []byte) (*State, error) {
-	if len(blob) == 0 || blob[0] != snapshotVersion {
-		return nil, fmt.Errorf("cluster state version %v, this program reads %d: %w", blob[:min(1, len(blob))], snapshotVersion, replica.ErrVersion)
+	if len(blob) == 0 || blob[0] < 1 || blob[0] > snapshotVersion {
+		return nil, fmt.Errorf("cluster state version %v, this program reads 1 to %d: %w", blob[:min(1, len(blob))], snapshotVersion, replica.ErrVersion)
 	}
 	var sn snapshot
 	if err := json.Unmarshal(blob[1:], &sn); err != nil {
@@ -306,6 +315,10 @@ func decodeSnapshot(blob []byte) (*State, error) {
 	s.ClusterID, s.Deleted, s.Version, s.Features = sn.ClusterID, sn.Deleted, sn.Version, sn.Features
 	s.NodeConfigs = sn.NodeConfigs
 	s.nextGroup, s.nextReplica, s.nextProducerID = sn.NextGroup, sn.NextReplica, sn.NextProducerID
+	s.Security = Security{Mask: sn.Mask, Users: sn.Users, ACLs: sn.ACLs, Quotas: sn.Quotas}
+	if !s.Security.valid() {
+		return nil, fmt.Errorf("cluster state: a user, an ACL or a quota is not whole: %w", replica.ErrCorrupt)
+	}
 	for _, n := range sn.Nodes {
 		if n == nil {
 			return nil, fmt.Errorf("cluster state: a node is null: %w", replica.ErrCorrupt)

@@ -60,6 +60,7 @@ type State struct {
 	Deleted   []Deleted        // tombstones: groups that will never be used again
 	Features  map[string]int16 // levels that were set (KIP-584); who serves a feature knows what counts when there is none
 	Version   uint64           // grows with every change
+	Security  Security
 
 	// NodeConfigs are what was set of nodes' configs while they ran, by node id; "" for all of them. NodeConfigsAt is the version at
 	// which they changed last since the start.

@@ -1,0 +1,55 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay/broker/auth"
+)
+
+// SaslAuthenticate, key 36: v0–2
+//
+//   - v0: KIP-152; v1: session lifetime (KIP-368); v2: flexible
+//
+// A failure is one error with one text, whatever was wrong, and closes the connection. It runs in the connection's reader: what comes
+// behind it is read by whoever the client is then.
+
+func handleSaslAuthenticate(s *Server, c *conn, kreq kmsg.Request) pending {
+	req := kreq.(*kmsg.SASLAuthenticateRequest)
+	resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+	if c.sasl == nil {
+		resp.ErrorCode = kerr.IllegalSaslState.Code
+		resp.ErrorMessage = new("SaslHandshake comes first")
+		c.last = len(c.l.sasl) > 0
+		return answer(resp)
+	}
+	reply, done, err := c.sasl.Step(req.SASLAuthBytes)
+	who := auth.User(c.sasl.Claimed())
+	before := c.session.Load()
+	if err == nil && done && before != nil && (before.who != who || before.mech != c.sasl.Mechanism()) {
+		err = auth.ErrAuthentication // a session is one principal's, by one mechanism
+	}
+	if err != nil {
+		s.audit.authenticationFailed(c, c.sasl)
+		resp.ErrorCode = kerr.SaslAuthenticationFailed.Code
+		resp.ErrorMessage = new("Authentication failed during authentication due to invalid credentials with SASL mechanism " + string(c.sasl.Mechanism()))
+		c.last = true
+		return answer(resp)
+	}
+	resp.SASLAuthBytes = reply
+	if resp.SASLAuthBytes == nil {
+		resp.SASLAuthBytes = []byte{}
+	}
+	if done {
+		var until time.Time
+		if life := s.opts.Access.SessionLifetime; life > 0 {
+			until = s.clock.Now().Add(life)
+			resp.SessionLifetimeMillis = life.Milliseconds()
+		}
+		c.enter(who, c.sasl.Mechanism(), until)
+		c.sasl = nil
+	}
+	return answer(resp)
+}
