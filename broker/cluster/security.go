@@ -70,6 +70,11 @@ func (c *Client) AlterUser(ctx context.Context, ch UserChange) error {
 
 // CreateACLs adds entries; those that are there already change nothing. Refusals: INVALID_REQUEST, POLICY_VIOLATION for too many.
 func (c *Client) CreateACLs(ctx context.Context, acls []auth.ACL) error {
+	for _, a := range acls {
+		if err := a.Check(); err != nil { // before it is written: what has no name in the protocol could not be read back
+			return errorf(kerr.InvalidRequest, "%v", err)
+		}
+	}
 	_, err := c.do(ctx, command{Op: opCreateACLs, ACLs: acls})
 	return err
 }
@@ -82,6 +87,9 @@ func (c *Client) DeleteACLs(ctx context.Context, acls []auth.ACL) error {
 
 // AlterQuota sets the values of one entity; one without values is removed. Refusals: INVALID_REQUEST, POLICY_VIOLATION for too many.
 func (c *Client) AlterQuota(ctx context.Context, q auth.Quota) error {
+	if err := q.Check(); err != nil {
+		return errorf(kerr.InvalidRequest, "%v", err)
+	}
 	_, err := c.do(ctx, command{Op: opAlterQuota, Quota: &q})
 	return err
 }
