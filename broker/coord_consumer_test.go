@@ -116,66 +116,133 @@ func TestConsumerGroup_members(t *testing.T) {
 	}
 }
 
+// counter counts records as a group sees them.
+type counter struct {
+	mu   sync.Mutex
+	seen map[string]int
+}
+
+func (c *counter) records() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.seen)
+}
+
+// consume polls m, and commits what it got before it lets partitions go. stop ends that and closes m; nothing is left uncommitted.
+func (c *counter) consume(t *testing.T, m *kgo.Client) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			fs := m.PollRecords(ctx, 50)
+			c.mu.Lock()
+			fs.EachRecord(func(r *kgo.Record) { c.seen[fmt.Sprint(r.Partition, "@", r.Offset)]++ })
+			c.mu.Unlock()
+			if err := m.CommitUncommittedOffsets(t.Context()); err != nil && t.Context().Err() == nil {
+				t.Errorf("commit: %v", err)
+			}
+			m.AllowRebalance()
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		m.CloseAllowingRebalance()
+	}
+}
+
+// await waits for so many records, each of which must have come once.
+func (c *counter) await(t *testing.T, want int) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for c.records() < want && time.Now().Before(deadline) {
+		wait(t.Context(), 10*time.Millisecond)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.seen) != want {
+		t.Errorf("%d records of %d came", len(c.seen), want)
+	}
+	for r, k := range c.seen {
+		if k != 1 {
+			t.Errorf("record %s came %d times", r, k)
+		}
+	}
+}
+
 // Every record comes to the group once while members come and go: what one commits, the next one goes on from.
 func TestConsumerGroup_consumesOnceWhileMembersChange(t *testing.T) {
 	t.Parallel()
 	n := brokertest.New(t, quickBeats)
 	cl := newClient(t, n, kgo.AllowAutoTopicCreation())
-	const total = 3000
-	produceN(t, cl, "t", total/2)
-	var mu sync.Mutex
-	seen := map[string]int{}
-	count := func() int {
-		mu.Lock()
-		defer mu.Unlock()
-		return len(seen)
+	produceN(t, cl, "t", 1500)
+	seen := &counter{seen: map[string]int{}}
+	start := func() (stop func()) {
+		return seen.consume(t, newMember(t, n, "g", kgo.ConsumeTopics("t"), kgo.BlockRebalanceOnPoll(), kgo.DisableAutoCommit()))
 	}
-	start := func() (*kgo.Client, chan struct{}) {
-		m := newMember(t, n, "g", kgo.ConsumeTopics("t"), kgo.BlockRebalanceOnPoll(), kgo.DisableAutoCommit())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			for t.Context().Err() == nil {
-				fs := m.PollRecords(t.Context(), 50)
-				if fs.IsClientClosed() {
-					return
-				}
-				mu.Lock()
-				fs.EachRecord(func(r *kgo.Record) { seen[string(r.Value)+"@"+fmt.Sprint(r.Partition, r.Offset)]++ })
-				mu.Unlock()
-				if err := m.CommitUncommittedOffsets(t.Context()); err != nil && t.Context().Err() == nil {
-					t.Logf("commit: %v", err)
-				}
-				m.AllowRebalance()
-			}
-		}()
-		return m, done
-	}
-	first, firstDone := start()
-	second, secondDone := start()
+	first, second := start(), start()
 	awaitConsumers(t, cl, "g", 2, 16)
-	produceN(t, cl, "t", total/2)
-	third, thirdDone := start()
+	produceN(t, cl, "t", 1500)
+	third := start()
 	awaitConsumers(t, cl, "g", 3, 16)
-	first.CloseAllowingRebalance()
-	<-firstDone
+	produceN(t, cl, "t", 1500)
+	first()
 	awaitConsumers(t, cl, "g", 2, 16)
-	deadline := time.Now().Add(30 * time.Second)
-	for count() < total && time.Now().Before(deadline) {
-		wait(t.Context(), 10*time.Millisecond)
-	}
-	second.CloseAllowingRebalance()
-	third.CloseAllowingRebalance()
-	<-secondDone
-	<-thirdDone
-	mu.Lock()
-	defer mu.Unlock()
-	if len(seen) != total {
-		t.Errorf("%d records of %d came", len(seen), total)
-	}
-	for r, k := range seen {
-		if k != 1 {
-			t.Errorf("record %s came %d times", r, k)
-		}
+	seen.await(t, 4500)
+	second()
+	third()
+}
+
+// A group is moved to the consumer protocol and back while it consumes, its members replaced one by one (KIP-848, online migration).
+func TestConsumerGroup_migratesOnline(t *testing.T) {
+	t.Parallel()
+	for name, b := range map[string]kgo.GroupBalancer{"cooperative": kgo.CooperativeStickyBalancer(), "eager": kgo.RangeBalancer()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := brokertest.New(t, quickBeats)
+			cl := newClient(t, n, kgo.AllowAutoTopicCreation())
+			adm := kadm.NewClient(cl)
+			seen := &counter{seen: map[string]int{}}
+			start := func(opts ...kgo.Opt) (stop func()) {
+				return seen.consume(t, newClient(t, n, append([]kgo.Opt{
+					kgo.ConsumerGroup("g"), kgo.ConsumeTopics("t"), kgo.Balancers(b), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+					kgo.HeartbeatInterval(50 * time.Millisecond), kgo.BlockRebalanceOnPoll(), kgo.DisableAutoCommit(),
+				}, opts...)...))
+			}
+			produced := 0
+			produce := func() {
+				produceN(t, cl, "t", 300)
+				produced += 300
+			}
+			produce()
+			old := []func(){start(), start()}
+			awaitShares(t, adm, "g", 2)
+			produce()
+			next := []func(){start(kgo.ServerSideBalancer())}
+			awaitConsumers(t, cl, "g", 3, 16)
+			produce()
+			old[0]()
+			next = append(next, start(kgo.ServerSideBalancer()))
+			awaitConsumers(t, cl, "g", 3, 16)
+			produce()
+			old[1]()
+			awaitConsumers(t, cl, "g", 2, 16)
+			seen.await(t, produced)
+
+			old = []func(){start()}
+			awaitConsumers(t, cl, "g", 3, 16)
+			next[0]()
+			old = append(old, start())
+			awaitConsumers(t, cl, "g", 3, 16)
+			produce()
+			next[1]()
+			awaitShares(t, adm, "g", 2)
+			produce()
+			seen.await(t, produced)
+			old[0]()
+			old[1]()
+		})
 	}
 }

@@ -13,6 +13,12 @@ type Topics func(TopicPartition) (topicID [16]byte, ok bool)
 // Commit handles OffsetCommit. topics says which partitions exist. The reply, a *kmsg.OffsetCommitResponse, comes when the offsets
 // were applied: G1, a commit is answered after it is durable.
 func (c *Coordinator) Commit(now time.Time, req *kmsg.OffsetCommitRequest, topics Topics, to any) {
+	if c.awaitConversion(req.Group, turn{
+		run:    func(now time.Time) { c.Commit(now, req, topics, to) },
+		refuse: func(e *kerr.Error) { c.reply(to, errCommit(req, e)) },
+	}) {
+		return
+	}
 	may, e := c.mayCommit(req.Group, committer{
 		member: req.MemberID, instance: req.InstanceID, generation: req.Generation, version: req.Version,
 	})
@@ -62,6 +68,12 @@ func (c *Coordinator) Commit(now time.Time, req *kmsg.OffsetCommitRequest, topic
 // made durable. guard goes back with the write, for the partition to refuse what comes after the transaction's end; 0 for none. The reply, a *kmsg.TxnOffsetCommitResponse, comes when the offsets are in the log; they count from the transaction's
 // commit marker on.
 func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest, topics Topics, guard uint64, to any) {
+	if c.awaitConversion(req.Group, turn{
+		run:    func(now time.Time) { c.CommitTxn(now, req, topics, guard, to) },
+		refuse: func(e *kerr.Error) { c.reply(to, errCommitTxn(req, e)) },
+	}) {
+		return
+	}
 	generation := req.Generation
 	if req.Version < 3 {
 		generation = -1
@@ -103,6 +115,41 @@ func (c *Coordinator) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest,
 		}
 		c.reply(to, r)
 	})
+}
+
+// awaitConversion lets a commit wait for its turn while a group becomes a consumer group, or has become a classic one and was not told yet: who is
+// a member is known then. Otherwise commits do not wait for a group's step; see consumerState.mayCommit.
+func (c *Coordinator) awaitConversion(name string, t turn) bool {
+	g := c.consumers[name]
+	if g == nil {
+		return false
+	}
+	sg := c.store.groups[name]
+	return (sg == nil || sg.consumer == nil) && g.await(t)
+}
+
+func errCommit(req *kmsg.OffsetCommitRequest, e *kerr.Error) *kmsg.OffsetCommitResponse {
+	r := kmsg.NewPtrOffsetCommitResponse()
+	for _, t := range req.Topics {
+		rt := kmsg.OffsetCommitResponseTopic{Topic: t.Topic, TopicID: t.TopicID}
+		for _, p := range t.Partitions {
+			rt.Partitions = append(rt.Partitions, kmsg.OffsetCommitResponseTopicPartition{Partition: p.Partition, ErrorCode: e.Code})
+		}
+		r.Topics = append(r.Topics, rt)
+	}
+	return r
+}
+
+func errCommitTxn(req *kmsg.TxnOffsetCommitRequest, e *kerr.Error) *kmsg.TxnOffsetCommitResponse {
+	r := kmsg.NewPtrTxnOffsetCommitResponse()
+	for _, t := range req.Topics {
+		rt := kmsg.TxnOffsetCommitResponseTopic{Topic: t.Topic, TopicID: t.TopicID}
+		for _, p := range t.Partitions {
+			rt.Partitions = append(rt.Partitions, kmsg.TxnOffsetCommitResponseTopicPartition{Partition: p.Partition, ErrorCode: e.Code})
+		}
+		r.Topics = append(r.Topics, rt)
+	}
+	return r
 }
 
 // committer is who commits: what a request says of its sender.

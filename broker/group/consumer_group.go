@@ -15,10 +15,11 @@ import (
 type consumerGroup struct {
 	name    string
 	writing bool
-	turns   []turn                   // in order of arrival; bounded by what connections may pipeline
-	seats   map[string]*consumerSeat // by member id
-	classic bool                     // it was one until now, and the log may still say so
-	seen    uint64                   // version of the metadata that the group's hash stands for
+	turns   []turn                    // in order of arrival; bounded by what connections may pipeline
+	seats   map[string]*consumerSeat  // by member id
+	pending map[string]*pendingMember // classic members that got an id and did not join yet (KIP-394)
+	from    *consumerState            // the classic group that it was until now, not written yet as a consumer group; nil otherwise
+	seen    uint64                    // version of the metadata that the group's hash stands for
 	matches map[string]*regexp.Regexp
 }
 
@@ -31,11 +32,12 @@ type turn struct {
 // consumerSeat holds the timers of one member.
 type consumerSeat struct {
 	session   timer // it is fenced when nothing was heard of it for so long
-	rebalance timer // it is fenced when it has not revoked, or not rejoined, by then
+	rebalance timer // it is fenced when it has not revoked, or, a classic member, not joined again by then
+	sync      timer // a classic member is fenced when it has not asked for its assignment by then
 }
 
 func (c *Coordinator) newConsumerGroup(name string) *consumerGroup {
-	g := &consumerGroup{name: name, seats: map[string]*consumerSeat{}, matches: map[string]*regexp.Regexp{}}
+	g := &consumerGroup{name: name, seats: map[string]*consumerSeat{}, pending: map[string]*pendingMember{}, matches: map[string]*regexp.Regexp{}}
 	c.consumers[name] = g
 	return g
 }
@@ -52,6 +54,9 @@ func (c *Coordinator) restoreConsumer(now time.Time, name string) {
 
 // stored is what the log says of the group; an empty state when it says nothing.
 func (c *Coordinator) stored(name string) *consumerState {
+	if g := c.consumers[name]; g != nil && g.from != nil {
+		return g.from
+	}
 	if sg := c.store.groups[name]; sg != nil && sg.consumer != nil {
 		return sg.consumer
 	}
@@ -76,7 +81,7 @@ func (c *Coordinator) step(now time.Time, g *consumerGroup, recs []Record, then 
 	c.write(Write{Records: recs, ProducerID: -1, ProducerEpoch: -1}, func(now time.Time, err *kerr.Error) {
 		g.writing = false
 		if err == nil {
-			g.classic = false
+			g.from = nil
 			c.checkConsumer(g)
 		}
 		then(now, err)
@@ -85,21 +90,38 @@ func (c *Coordinator) step(now time.Time, g *consumerGroup, recs []Record, then 
 	})
 }
 
-// settle brings the group in memory in line with what the log says after a write: seats of members that are gone are given up, and a group of
-// which nothing was written is forgotten.
+// settle brings the group in memory in line with what the log says after a write: who is in the group has a session, who is not has no timers,
+// and a group that is no consumer group, by the log, is forgotten as one.
 func (c *Coordinator) settle(now time.Time, g *consumerGroup) {
-	s := c.stored(g.name)
+	if c.consumers[g.name] != g || !c.loaded {
+		return
+	}
+	sg := c.store.groups[g.name]
+	is := sg != nil && sg.consumer != nil
+	s := newConsumerState()
+	if is {
+		s = sg.consumer
+	}
 	for id, seat := range g.seats {
 		if s.members[id] == nil {
 			c.timers.stop(&seat.session)
 			c.timers.stop(&seat.rebalance)
+			c.timers.stop(&seat.sync)
 			delete(g.seats, id)
 		}
 	}
-	if sg := c.store.groups[g.name]; (sg == nil || sg.consumer == nil) && c.consumers[g.name] == g {
+	for _, id := range s.ids() {
+		if g.seats[id] == nil {
+			c.heardConsumer(now, g, s.members[id])
+		}
+	}
+	if !is {
 		delete(c.consumers, g.name)
-		if sg != nil && c.loaded && c.groups[g.name] == nil {
-			c.groups[g.name] = c.restoreGroup(now, g.name, sg.meta) // its offsets are still there, or the conversion failed
+		for _, p := range g.pending {
+			c.timers.stop(&p.session)
+		}
+		if sg != nil {
+			c.groups[g.name] = c.restoreGroup(now, g.name, sg.meta) // it was converted, its offsets are still there, or the conversion failed
 		}
 	}
 }
@@ -175,13 +197,31 @@ func (c *Coordinator) consumerTimedOut(now time.Time, g *consumerGroup, id strin
 	if m == nil || overdue != nil && !overdue(m) {
 		return
 	}
-	p := c.newPlan(g)
-	p.fence(m)
-	c.step(now, g, p.records, func(now time.Time, err *kerr.Error) {
+	c.fenceConsumer(now, g, func(now time.Time, err *kerr.Error) {
 		if err != nil && c.loaded {
 			c.timers.set(t, now.Add(c.o.Consumer.HeartbeatInterval)) // the log could not take it: again later
 		}
-	})
+	}, m)
+}
+
+// fenceConsumer takes members out. When the last of the consumer protocol is among them, the group becomes a classic one, which rebalances.
+func (c *Coordinator) fenceConsumer(now time.Time, g *consumerGroup, then func(now time.Time, err *kerr.Error), members ...*consumerMember) {
+	p := c.newPlan(g)
+	mixed := false
+	for _, m := range members {
+		p.remove(m)
+		mixed = mixed || m.classic == nil
+	}
+	if mixed && p.now.allClassic() && len(p.now.members) <= c.o.MembersMax {
+		p.toClassic()
+		g.turns = append([]turn{{
+			run:    func(now time.Time) { c.rebalanceConverted(now, g.name) },
+			refuse: func(*kerr.Error) {},
+		}}, g.turns...)
+	} else {
+		p.bump()
+	}
+	c.step(now, g, p.records, then)
 }
 
 // check panics when what the log says of the group breaks an invariant.

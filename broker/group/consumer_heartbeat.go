@@ -23,7 +23,7 @@ func (c *Coordinator) ConsumerHeartbeat(now time.Time, client Client, req *kmsg.
 	g := c.consumers[req.Group]
 	if g == nil {
 		var e *kerr.Error
-		if g, e = c.consumerFor(now, req); e != nil {
+		if g, e = c.consumerFor(req); e != nil {
 			refuse(e)
 			return
 		}
@@ -71,12 +71,12 @@ func checkHeartbeat(req *kmsg.ConsumerGroupHeartbeatRequest) (*kerr.Error, strin
 }
 
 // consumerFor returns the consumer group for a request to a name that is none yet: only who joins makes one.
-func (c *Coordinator) consumerFor(now time.Time, req *kmsg.ConsumerGroupHeartbeatRequest) (*consumerGroup, *kerr.Error) {
+func (c *Coordinator) consumerFor(req *kmsg.ConsumerGroupHeartbeatRequest) (*consumerGroup, *kerr.Error) {
 	if req.MemberEpoch != 0 {
 		return nil, kerr.GroupIDNotFound
 	}
 	if g := c.groups[req.Group]; g != nil {
-		return c.upgrade(now, g)
+		return c.upgrade(g)
 	}
 	if len(c.groups)+len(c.consumers) >= c.o.GroupsMax {
 		return nil, kerr.CoordinatorNotAvailable
@@ -123,7 +123,7 @@ func (c *Coordinator) consumerBeat(now time.Time, g *consumerGroup, client Clien
 		}
 		g.seen = version
 		c.heardConsumer(now, g, stands)
-		if old == nil || old.state != stands.state || old.epoch != stands.epoch {
+		if old == nil || !old.sameStand(stands) {
 			c.timeRevocation(now, g, stands)
 		}
 		c.reply(to, r)
@@ -231,11 +231,11 @@ func (m *consumerMember) told(client Client, req *kmsg.ConsumerGroupHeartbeatReq
 
 // consumerLeave handles the heartbeat of a member that leaves.
 func (c *Coordinator) consumerLeave(now time.Time, g *consumerGroup, req *kmsg.ConsumerGroupHeartbeatRequest, to any) {
-	p := c.newPlan(g)
-	m := p.was.members[req.MemberID]
+	s := c.stored(g.name)
+	m := s.members[req.MemberID]
 	if req.InstanceID != nil {
-		seat := p.was.static[*req.InstanceID]
-		if m = p.was.members[seat]; m != nil && m.id != req.MemberID {
+		seat := s.static[*req.InstanceID]
+		if m = s.members[seat]; m != nil && m.id != req.MemberID {
 			c.reply(to, errConsumer(kerr.FencedInstanceID, ""))
 			return
 		}
@@ -244,16 +244,9 @@ func (c *Coordinator) consumerLeave(now time.Time, g *consumerGroup, req *kmsg.C
 		c.reply(to, errConsumer(kerr.UnknownMemberID, ""))
 		return
 	}
-	if req.MemberEpoch == epochStaticLeave {
-		away := *m
-		away.epoch, away.revoking = epochStaticLeave, nil
-		p.stand(&away)
-	} else {
-		p.fence(m)
-	}
 	r := kmsg.NewPtrConsumerGroupHeartbeatResponse()
 	r.MemberID, r.MemberEpoch = kmsg.StringPtr(m.id), req.MemberEpoch
-	c.step(now, g, p.records, func(now time.Time, err *kerr.Error) {
+	then := func(_ time.Time, err *kerr.Error) {
 		if err != nil {
 			c.reply(to, errConsumer(err, ""))
 			return
@@ -262,7 +255,16 @@ func (c *Coordinator) consumerLeave(now time.Time, g *consumerGroup, req *kmsg.C
 			c.timers.stop(&seat.rebalance)
 		}
 		c.reply(to, r)
-	})
+	}
+	if req.MemberEpoch == epochLeave {
+		c.fenceConsumer(now, g, then, m)
+		return
+	}
+	p := c.newPlan(g)
+	away := *m
+	away.epoch, away.revoking = epochStaticLeave, nil
+	p.stand(&away)
+	c.step(now, g, p.records, then)
 }
 
 func assignmentOf(s slots) *kmsg.ConsumerGroupHeartbeatResponseAssignment {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 
@@ -17,22 +16,28 @@ import (
 // TestModel_consumerGroups runs members of the consumer protocol against the coordinator while writes are delayed, fail and are lost in crashes,
 // answers are lost, topics come, grow and go, and clocks run. The coordinator checks G6 and G7 after every write; the model checks, from what
 // the members were told, that no partition is with two of them at once (G6), that epochs only grow (G7), that every request is answered once, and
-// that the group settles with every partition assigned once it is left alone.
+// that the group settles with every partition assigned once it is left alone. In the mixed runs some members speak the classic protocol, and change it
+// when they are restarted, so that the group changes between a classic and a consumer group.
 func TestModel_consumerGroups(t *testing.T) {
 	t.Parallel()
-	seeds := 80
+	seeds := 60
 	if testing.Short() {
-		seeds = 40
+		seeds = 30
 	}
-	for i := range seeds {
-		m := newConsumerModel(t, uint64(i))
-		for range 600 {
-			m.step()
-		}
-		m.settle()
-		if t.Failed() {
-			t.Fatalf("repeat with seed %d", i)
-		}
+	for name, mixed := range map[string]bool{"consumer": false, "mixed": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for i := range seeds {
+				m := newConsumerModel(t, uint64(i), mixed)
+				for range 600 {
+					m.step()
+				}
+				m.settle()
+				if t.Failed() {
+					t.Fatalf("repeat with seed %d", i)
+				}
+			}
+		})
 	}
 }
 
@@ -61,8 +66,10 @@ type consumer struct {
 	call     int            // of the heartbeat it waits for; 0: none
 	leaving  bool           // that heartbeat is its last
 	unsure   bool           // an answer was lost
+	lost     time.Time      // when the first of those heartbeats was sent: it may have been told then to give something up
 	sent     time.Time
 	alive    time.Time // when it sent the last heartbeat that was answered
+	old      *classicState
 }
 
 type consumerModel struct {
@@ -71,12 +78,15 @@ type consumerModel struct {
 	rnd     *rand.Rand
 	members []*consumer
 	calls   int
+	mixed   bool
 	open    map[int]*consumer
-	epoch   int32 // of the group, as last seen
+	epoch   int32         // of the group, as last seen
+	applied []group.Write // the coordinator was not told yet
 }
 
-func newConsumerModel(t *testing.T, seed uint64) *consumerModel {
+func newConsumerModel(t *testing.T, seed uint64, mixed bool) *consumerModel {
 	m := &consumerModel{
+		mixed:  mixed,
 		script: newScript(group.Options{Consumer: group.ConsumerOptions{SessionTimeout: modelSession}}),
 		t:      t, rnd: rand.New(rand.NewPCG(seed, 848)), open: map[int]*consumer{},
 	}
@@ -88,9 +98,18 @@ func newConsumerModel(t *testing.T, seed uint64) *consumerModel {
 			c.instance = fmt.Sprint("static", i)
 		}
 		m.subscribe(c)
+		m.restart(c)
 		m.members = append(m.members, c)
 	}
 	return m
+}
+
+// names are the topics that a member subscribes to, there or not.
+func (c *consumer) names() []string {
+	if c.regex != "" {
+		return []string{"t", "u"}
+	}
+	return c.topics
 }
 
 func (m *consumerModel) subscribe(c *consumer) {
@@ -99,6 +118,9 @@ func (m *consumerModel) subscribe(c *consumer) {
 		c.topics, c.regex = []string{}, "[tu]"
 	}
 	c.full = true
+	if c.old != nil {
+		c.old.rejoin = true
+	}
 }
 
 func (m *consumerModel) step() {
@@ -117,6 +139,7 @@ func (m *consumerModel) step() {
 		c := m.members[m.rnd.IntN(len(m.members))]
 		delete(m.open, c.call)
 		*c = consumer{instance: c.instance, owned: map[place]bool{}, gone: m.rnd.IntN(5), topics: c.topics, regex: c.regex}
+		m.restart(c)
 	case r < 95:
 		m.subscribe(m.members[m.rnd.IntN(len(m.members))])
 	case r < 97:
@@ -132,10 +155,9 @@ func (m *consumerModel) step() {
 
 func (m *consumerModel) changeTopics() {
 	name := []string{"t", "u", "v"}[m.rnd.IntN(3)]
-	switch m.rnd.IntN(3) {
-	case 0:
-		m.topics[name]++ // deleted, or made anew
-	default:
+	if m.rnd.IntN(3) == 0 && !m.mixed {
+		m.topics[name]++ // deleted, or made anew; classic members cannot tell the new one from the old one
+	} else {
 		m.parts[name]++
 	}
 	if m.parts[name] == 0 {
@@ -146,9 +168,14 @@ func (m *consumerModel) changeTopics() {
 
 func (m *consumerModel) lose(c *consumer) {
 	delete(m.open, c.call)
-	c.call, c.full, c.unsure = 0, true, true
+	if c.call, c.full, c.unsure = 0, true, true; c.lost.IsZero() {
+		c.lost = c.sent
+	}
 	if c.leaving {
 		c.leaving, c.epoch = false, 0
+	}
+	if c.old != nil {
+		c.old.state = ""
 	}
 }
 
@@ -159,6 +186,8 @@ func (m *consumerModel) act(c *consumer) {
 	case c.call != 0:
 	case c.gone > 0:
 		c.gone--
+	case c.old != nil:
+		m.actClassic(c)
 	case c.wanted != nil && !c.unsure && m.rnd.IntN(2) == 0:
 		m.adopt(c)
 	default:
@@ -220,6 +249,10 @@ func (m *consumerModel) leave(c *consumer) {
 	if c.call != 0 || c.epoch <= 0 {
 		return
 	}
+	if c.old != nil {
+		m.leaveClassic(c)
+		return
+	}
 	r := kmsg.NewPtrConsumerGroupHeartbeatRequest()
 	r.Version, r.Group, r.MemberID, r.MemberEpoch = 1, "g", c.id, -1
 	if c.instance != "" {
@@ -235,18 +268,24 @@ func (m *consumerModel) pass(d time.Duration) {
 	m.c.Tick(m.now)
 }
 
+// write lets the oldest write be applied, or the coordinator be told of it.
 func (m *consumerModel) write(fail bool) {
-	if len(m.held) == 0 {
-		return
+	switch {
+	case len(m.applied) > 0 && (len(m.held) == 0 || m.rnd.IntN(2) == 0):
+		w := m.applied[0]
+		m.applied = m.applied[1:]
+		m.c.Written(m.now, w.ID, nil)
+	case len(m.held) == 0:
+	default:
+		w := m.held[0]
+		m.held = m.held[1:]
+		if fail {
+			m.c.Written(m.now, w.ID, kerr.RequestTimedOut)
+			return
+		}
+		m.applyOne(w)
+		m.applied = append(m.applied, w)
 	}
-	w := m.held[0]
-	m.held = m.held[1:]
-	if fail {
-		m.c.Written(m.now, w.ID, kerr.RequestTimedOut)
-		return
-	}
-	m.applyOne(w)
-	m.c.Written(m.now, w.ID, nil)
 }
 
 func (m *consumerModel) applyOne(w group.Write) {
@@ -264,7 +303,7 @@ func (m *consumerModel) crash() {
 	for _, w := range m.held[:m.rnd.IntN(len(m.held)+1)] {
 		m.applyOne(w)
 	}
-	m.held = nil
+	m.held, m.applied = nil, nil
 	blob := m.c.Snapshot()
 	m.c = group.New(m.o)
 	if err := m.c.Restore(blob); err != nil {
@@ -290,7 +329,11 @@ func (m *consumerModel) effects() {
 			if c := m.open[id]; c != nil {
 				delete(m.open, id)
 				c.call = 0
-				m.answer(c, r.Response.(*kmsg.ConsumerGroupHeartbeatResponse))
+				if r, ok := r.Response.(*kmsg.ConsumerGroupHeartbeatResponse); ok {
+					m.answer(c, r)
+					continue
+				}
+				m.answerClassic(c, r.Response)
 			}
 		}
 		if len(e.Replies) == 0 {
@@ -340,8 +383,11 @@ func (m *consumerModel) assigned(c *consumer, a *kmsg.ConsumerGroupHeartbeatResp
 		}
 	}
 	if c.wanted == nil || maps.Equal(c.wanted, c.owned) {
-		c.since = m.now
+		if c.since = m.now; !c.lost.IsZero() {
+			c.since = c.lost
+		}
 	}
+	c.lost = time.Time{}
 	if c.wanted = wanted; maps.Equal(wanted, c.owned) {
 		c.wanted = nil
 	}
@@ -349,6 +395,12 @@ func (m *consumerModel) assigned(c *consumer, a *kmsg.ConsumerGroupHeartbeatResp
 
 // holds reports whether the member may rightly believe in what it has: it was heard of within its session, and is not late in letting go.
 func (m *consumerModel) holds(c *consumer) bool {
+	if c.old != nil {
+		return m.now.Sub(c.alive) < classicSession && (c.since.IsZero() || m.now.Sub(c.since) < classicRebalance)
+	}
+	if !c.lost.IsZero() && m.now.Sub(c.lost) >= modelRebalance {
+		return false
+	}
 	return m.now.Sub(c.alive) < modelSession && (c.wanted == nil || m.now.Sub(c.since) < modelRebalance)
 }
 
@@ -360,7 +412,7 @@ func (m *consumerModel) check() {
 		}
 		for p := range c.owned {
 			if o := owner[p]; o != nil {
-				m.t.Errorf("G6: %s and %s have %s", o.id, c.id, partitions(p.topic, []int32{p.partition}))
+				m.t.Fatalf("G6: %s and %s have %s", o.id, c.id, partitions(p.topic, []int32{p.partition}))
 			}
 			owner[p] = c
 		}
@@ -370,13 +422,24 @@ func (m *consumerModel) check() {
 			m.t.Errorf("G7: the group went from epoch %d to %d", m.epoch, g.Epoch)
 		}
 		m.epoch = g.Epoch
+	} else {
+		m.epoch = 0 // it is a classic group
 	}
 }
 
 // settle leaves the group alone for some minutes.
 func (m *consumerModel) settle() {
-	for range 400 {
+	for i := range 400 {
 		for _, c := range m.members {
+			if c.old != nil {
+				if i == 200 && c.call == 0 && m.c.DescribeConsumer("g").ErrorCode != 0 {
+					c.old.state = "" // as a client that has seen topics change
+				}
+				c.gone = 0
+				m.actClassic(c)
+				m.effects()
+				continue
+			}
 			if c.gone = 0; c.call == 0 && c.wanted != nil && !c.unsure {
 				m.adopt(c)
 			}
@@ -385,7 +448,7 @@ func (m *consumerModel) settle() {
 			}
 			m.effects()
 		}
-		for len(m.held) > 0 {
+		for len(m.held)+len(m.applied) > 0 {
 			m.write(false)
 			m.effects()
 		}
@@ -393,17 +456,13 @@ func (m *consumerModel) settle() {
 		m.pass(time.Second)
 		m.effects()
 	}
-	g := m.c.DescribeConsumer("g")
-	if g.State != "Stable" || len(g.Members) != len(m.members) || len(m.open) > 0 {
-		m.t.Errorf("after a while the group is %s with %d members, %d requests wait", g.State, len(g.Members), len(m.open))
+	g, classic := m.c.DescribeConsumer("g"), m.c.Describe("g", 5)
+	if n := len(g.Members) + len(classic.Members); g.State != "Stable" && classic.State != "Stable" || n != len(m.members) || len(m.open) > 0 {
+		m.t.Errorf("after a while the group is %s and %s with %d members, %d requests wait", g.State, classic.State, n, len(m.open))
 	}
 	want, got := map[place]bool{}, map[place]bool{}
 	for _, c := range m.members {
-		names := slices.Clone(c.topics)
-		if c.regex != "" {
-			names = append(names, "t", "u")
-		}
-		for _, name := range names {
+		for _, name := range c.names() {
 			if id, n, ok := m.metadata().Topic(name); ok {
 				for p := range n {
 					want[place{id, p}] = true
@@ -442,7 +501,7 @@ func TestRestore_readsVersion1(t *testing.T) {
 
 func TestRestore_refusesDamagedConsumers(t *testing.T) {
 	t.Parallel()
-	m := newConsumerModel(t, 7)
+	m := newConsumerModel(t, 7, true)
 	for range 300 {
 		m.step()
 	}

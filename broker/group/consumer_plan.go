@@ -22,8 +22,11 @@ type plan struct {
 func (c *Coordinator) newPlan(g *consumerGroup) *plan {
 	was := c.stored(g.name)
 	p := &plan{c: c, g: g, was: was, now: was.clone(), removed: map[string]bool{}, topics: c.o.Metadata()}
-	if g.classic {
+	if g.from != nil {
 		p.add(Record{Key: groupKey(g.name)})
+		if len(g.from.members) > 0 {
+			p.add(g.from.records(g.name)...)
+		}
 	}
 	return p
 }
@@ -34,12 +37,6 @@ func (p *plan) add(recs ...Record) { p.records = append(p.records, recs...) }
 func (p *plan) bump() {
 	p.now.epoch++
 	p.add(groupRecord(p.g.name, p.now.epoch, p.now.hash))
-}
-
-// fence takes a member out. The next heartbeat of another one makes the new target.
-func (p *plan) fence(m *consumerMember) {
-	p.remove(m)
-	p.bump()
 }
 
 func (p *plan) remove(m *consumerMember) {

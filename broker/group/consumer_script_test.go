@@ -29,7 +29,10 @@ func (t topicSet) Topic(name string) (id [16]byte, n int32, ok bool) {
 	return topicID(name, made), n, ok && made%2 == 0
 }
 
-func (t topicSet) TopicName(id [16]byte) (string, bool) { return nameOf(id), true }
+func (t topicSet) TopicName(id [16]byte) (string, bool) {
+	now, _, ok := t.Topic(nameOf(id))
+	return nameOf(id), ok && now == id
+}
 
 func (t topicSet) TopicNames() (names []string) {
 	for name := range t.s.parts {
@@ -137,4 +140,32 @@ func consumerRecordString(r group.Record) string {
 		return d + ": tombstone"
 	}
 	return d
+}
+
+// classicAssignment is what a leader assigns: partitions as a consumer writes them, or any text.
+func classicAssignment(t *testing.T, what string) []byte {
+	t.Helper()
+	if !strings.Contains(what, "/") {
+		return []byte(what)
+	}
+	a := kmsg.NewConsumerMemberAssignment()
+	for _, p := range tps(t, strings.ReplaceAll(what, "+", ",")) {
+		a.Topics = append(a.Topics, kmsg.ConsumerMemberAssignmentTopic{Topic: p.topic, Partitions: []int32{p.partition}})
+	}
+	return a.AppendTo(nil)
+}
+
+func assignmentString(b []byte) string {
+	var a kmsg.ConsumerMemberAssignment
+	if len(b) < 6 || a.ReadFrom(b) != nil {
+		return string(b)
+	}
+	var out []string
+	for _, t := range a.Topics {
+		for _, p := range t.Partitions {
+			out = append(out, fmt.Sprintf("%s/%d", t.Topic, p))
+		}
+	}
+	slices.Sort(out)
+	return "[" + strings.Join(out, " ") + "]"
 }

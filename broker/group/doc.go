@@ -35,7 +35,9 @@
 //	                 ▲ reads                                │
 //	               consumerState ◀──────ApplyRecord─────────┘
 //
-// A name is a classic or a consumer group; one without members becomes the other when a member of the other protocol joins.
+// A name is a classic or a consumer group. A classic one becomes a consumer group when a member of the consumer protocol joins, and its members go on
+// as classic members of it (consumer_classic.go); when the last one of the consumer protocol leaves, it becomes a classic group again
+// (consumer_migrate.go).
 //
 // KIPs: 62 (timeouts), 211 (offset expiry), 345 (static membership), 394 (member id first),
 // 429 (cooperative: the broker only needs to let members keep consuming while they rejoin), 447 (transactional commits fenced by

@@ -25,7 +25,7 @@ func (c *Coordinator) Join(now time.Time, client Client, req *kmsg.JoinGroupRequ
 		return
 	}
 	if g := c.consumers[req.Group]; g != nil {
-		c.downgrade(now, g, client, req, to)
+		c.joinConsumer(now, g, client, req, to)
 		return
 	}
 	g := c.group(req.Group)

@@ -44,7 +44,7 @@ func recordString(r group.Record) string {
 		if i > 0 {
 			b.WriteString(" ")
 		}
-		fmt.Fprintf(&b, "%s%s:%s", m.MemberID, at(m.InstanceID), m.Assignment)
+		fmt.Fprintf(&b, "%s%s:%s", m.MemberID, at(m.InstanceID), assignmentString(m.Assignment))
 	}
 	b.WriteString("]")
 	return b.String()
@@ -87,7 +87,7 @@ func responseString(r any) string {
 	case *kmsg.SyncGroupResponse:
 		fmt.Fprintf(&b, "sync %s", errString(r.ErrorCode))
 		if r.ErrorCode == 0 {
-			fmt.Fprintf(&b, " %s", r.MemberAssignment)
+			b.WriteString(" " + assignmentString(r.MemberAssignment))
 		}
 	case *kmsg.ConsumerGroupHeartbeatResponse:
 		b.WriteString(beatString(r))
@@ -134,7 +134,7 @@ func responseString(r any) string {
 	case kmsg.DescribeGroupsResponseGroup:
 		fmt.Fprintf(&b, "describe %s %s state=%s type=%q protocol=%q", r.Group, errString(r.ErrorCode), r.State, r.ProtocolType, r.Protocol)
 		for _, m := range r.Members {
-			fmt.Fprintf(&b, " %s%s(%s%s):%s", m.MemberID, at(m.InstanceID), m.ClientID, m.ClientHost, m.MemberAssignment)
+			fmt.Fprintf(&b, " %s%s(%s%s):%s", m.MemberID, at(m.InstanceID), m.ClientID, m.ClientHost, assignmentString(m.MemberAssignment))
 		}
 	default:
 		fmt.Fprintf(&b, "%T", r)

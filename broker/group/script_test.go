@@ -281,6 +281,12 @@ func (s *script) join(t *testing.T, g string, a args) *kmsg.JoinGroupRequest {
 		if ok {
 			m := kmsg.NewConsumerMemberMetadata()
 			m.Topics = strings.Split(topics, "+")
+			if v, ok := a["owned"]; ok {
+				m.Version = 1
+				for _, p := range tps(t, v) {
+					m.OwnedPartitions = append(m.OwnedPartitions, kmsg.ConsumerMemberMetadataOwnedPartition{Topic: p.topic, Partitions: []int32{p.partition}})
+				}
+			}
 			md = m.AppendTo(nil)
 		}
 		r.Protocols = append(r.Protocols, kmsg.JoinGroupRequestProtocol{Name: name, Metadata: md})
@@ -295,7 +301,7 @@ func (s *script) sync(t *testing.T, g string, a args) *kmsg.SyncGroupRequest {
 	r.ProtocolType, r.Protocol = a.opt("type"), a.opt("protocol")
 	for _, as := range fields(a.str("assign", "")) {
 		id, what, _ := strings.Cut(as, ":")
-		r.GroupAssignment = append(r.GroupAssignment, kmsg.SyncGroupRequestGroupAssignment{MemberID: id, MemberAssignment: []byte(what)})
+		r.GroupAssignment = append(r.GroupAssignment, kmsg.SyncGroupRequestGroupAssignment{MemberID: id, MemberAssignment: classicAssignment(t, what)})
 	}
 	return r
 }

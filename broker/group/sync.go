@@ -19,6 +19,12 @@ func (c *Coordinator) Sync(now time.Time, req *kmsg.SyncGroupRequest, to any) {
 		refuse(kerr.InvalidGroupID)
 		return
 	}
+	if g := c.consumers[req.Group]; g != nil {
+		if !g.await(turn{run: func(now time.Time) { c.Sync(now, req, to) }, refuse: refuse}) {
+			c.syncConsumer(now, g, req, to)
+		}
+		return
+	}
 	g := c.group(req.Group)
 	if g == nil {
 		refuse(kerr.UnknownMemberID)
@@ -118,9 +124,17 @@ func (c *Coordinator) syncTimedOut(now time.Time, g *group) {
 
 // Heartbeat handles Heartbeat. The reply is a *kmsg.HeartbeatResponse.
 func (c *Coordinator) Heartbeat(now time.Time, req *kmsg.HeartbeatRequest, to any) {
+	refuse := func(e *kerr.Error) { c.reply(to, errHeartbeat(e)) }
+	if g := c.consumers[req.Group]; g != nil && g.await(turn{run: func(now time.Time) { c.Heartbeat(now, req, to) }, refuse: refuse}) {
+		return
+	}
+	refuse(c.heartbeat(now, req))
+}
+
+func errHeartbeat(e *kerr.Error) *kmsg.HeartbeatResponse {
 	r := kmsg.NewPtrHeartbeatResponse()
-	r.ErrorCode = code(c.heartbeat(now, req))
-	c.reply(to, r)
+	r.ErrorCode = code(e)
+	return r
 }
 
 func (c *Coordinator) heartbeat(now time.Time, req *kmsg.HeartbeatRequest) *kerr.Error {
@@ -129,6 +143,9 @@ func (c *Coordinator) heartbeat(now time.Time, req *kmsg.HeartbeatRequest) *kerr
 	}
 	if req.Group == "" {
 		return kerr.InvalidGroupID
+	}
+	if g := c.consumers[req.Group]; g != nil {
+		return c.heartbeatConsumer(now, g, req)
 	}
 	g := c.group(req.Group)
 	if g == nil {
@@ -150,22 +167,43 @@ func (c *Coordinator) heartbeat(now time.Time, req *kmsg.HeartbeatRequest) *kerr
 
 // Leave handles LeaveGroup, of one member (v0–2) or several (v3+, KIP-345). The reply is a *kmsg.LeaveGroupResponse.
 func (c *Coordinator) Leave(now time.Time, req *kmsg.LeaveGroupRequest, to any) {
-	r := kmsg.NewPtrLeaveGroupResponse()
 	members := req.Members
 	if req.Version < 3 {
 		members = []kmsg.LeaveGroupRequestMember{{MemberID: req.MemberID}}
 	}
+	answer := func(out []kmsg.LeaveGroupResponseMember, e *kerr.Error) {
+		r := kmsg.NewPtrLeaveGroupResponse()
+		switch {
+		case e != nil:
+			r.ErrorCode = e.Code
+		case req.Version < 3:
+			r.ErrorCode = out[0].ErrorCode
+		default:
+			r.Members = out
+		}
+		c.reply(to, r)
+	}
 	switch {
 	case !c.loaded:
-		r.ErrorCode = kerr.NotCoordinator.Code
-		c.reply(to, r)
+		answer(nil, kerr.NotCoordinator)
 		return
 	case req.Group == "":
-		r.ErrorCode = kerr.InvalidGroupID.Code
-		c.reply(to, r)
+		answer(nil, kerr.InvalidGroupID)
 		return
 	}
-	g, left := c.group(req.Group), false
+	if g := c.consumers[req.Group]; g != nil {
+		if !g.await(turn{run: func(now time.Time) { c.Leave(now, req, to) }, refuse: func(e *kerr.Error) { answer(nil, e) }}) {
+			c.leaveConsumer(now, g, members, answer)
+		}
+		return
+	}
+	answer(c.leaveClassic(now, c.group(req.Group), members), nil)
+}
+
+// leaveClassic takes members out of a classic group, which may be nil.
+func (c *Coordinator) leaveClassic(now time.Time, g *group, members []kmsg.LeaveGroupRequestMember) []kmsg.LeaveGroupResponseMember {
+	var out []kmsg.LeaveGroupResponseMember
+	left := false
 	for _, lm := range members {
 		e := kerr.UnknownMemberID
 		if g != nil {
@@ -173,7 +211,7 @@ func (c *Coordinator) Leave(now time.Time, req *kmsg.LeaveGroupRequest, to any) 
 			gone, e = c.leave(g, lm)
 			left = left || gone
 		}
-		r.Members = append(r.Members, kmsg.LeaveGroupResponseMember{MemberID: lm.MemberID, InstanceID: lm.InstanceID, ErrorCode: code(e)})
+		out = append(out, kmsg.LeaveGroupResponseMember{MemberID: lm.MemberID, InstanceID: lm.InstanceID, ErrorCode: code(e)})
 	}
 	switch {
 	case g == nil:
@@ -183,10 +221,7 @@ func (c *Coordinator) Leave(now time.Time, req *kmsg.LeaveGroupRequest, to any) 
 	default:
 		c.maybeCompleteJoin(now, g) // it may have waited for a pending member only
 	}
-	if req.Version < 3 {
-		r.ErrorCode, r.Members = r.Members[0].ErrorCode, nil
-	}
-	c.reply(to, r)
+	return out
 }
 
 // leave takes one member out; gone says that it was a member, not only a pending id.
