@@ -34,11 +34,6 @@ const (
 	RoleAdmin     Role = "admin"
 )
 
-// Log says where the log is when it is not in this process.
-type Log struct {
-	Kafka []string `yaml:"kafka" jsonschema_description:"Addresses of an external Kafka, or of another outrelay. Plaintext." example:"[kafka-1:9092]"`
-}
-
 // Broker is the log's own broker.
 type Broker struct {
 	Listen            string   `yaml:"listen" jsonschema_description:"Address of the Kafka listener." example:"127.0.0.1:9092"`

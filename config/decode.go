@@ -195,6 +195,12 @@ func (d *decoder) decodeMap(n *yaml.Node, v reflect.Value, path string) {
 	v.Set(m)
 }
 
+// decodeFields decodes into a value whose type reads itself, by its fields.
+func decodeFields[T any](d *decoder, n *yaml.Node, v *T, path string) {
+	d.visited-- // the node was counted when its value was asked to read itself
+	d.decode(n, reflect.ValueOf(v).Elem(), path)
+}
+
 // pairs calls fn for each key of a mapping, once: a key that stands twice is a problem, not the last one's win.
 func (d *decoder) pairs(n *yaml.Node, path string, fn func(k, v *yaml.Node)) {
 	seen := map[string]Pos{}

@@ -61,11 +61,16 @@ func (c *Config) overrides() []override {
 				continue
 			}
 			key = join(path, key)
-			if f.Type.Kind() == reflect.Struct {
-				walk(v.Field(i), key)
-				continue
-			}
 			field := v.Field(i)
+			if f.Type.Kind() == reflect.Struct {
+				_, whole := field.Addr().Interface().(nodeDecoder)
+				if _, scalar := field.Addr().Interface().(*Password); !scalar {
+					walk(field, key)
+				}
+				if !whole {
+					continue
+				}
+			}
 			list = append(list, override{
 				Key: key, Env: "OUTRELAY_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_")), Flag: flags[key], Doc: f.Tag.Get("jsonschema_description"),
 				set: func(d *decoder, n *yaml.Node) {
@@ -185,7 +190,7 @@ func setDefaults(c *Config) {
 func fillDefaults(c *Config) {
 	if len(c.Roles) == 0 {
 		c.Roles = []Role{RoleBroker, RoleRelay, RoleConsumers, RoleAdmin}
-		if len(c.Log.Kafka) > 0 {
+		if c.Log.External() {
 			c.Roles = c.Roles[1:]
 		}
 	}

@@ -72,15 +72,13 @@ func (k checker) process(logOnly bool) {
 			k.bad(fmt.Sprintf("roles[%d]", i), "unknown-role", "the roles are broker, relay, consumers, admin", "unknown role %q", r)
 		}
 	}
-	if c.Has(RoleBroker) && len(c.Log.Kafka) > 0 {
+	if c.Has(RoleBroker) && c.Log.External() {
 		k.bad("log.kafka", "two-logs", "remove broker from roles, or remove log.kafka", "the role broker and log.kafka exclude each other: relay and consumers use one log")
 	}
-	if !c.Has(RoleBroker) && len(c.Log.Kafka) == 0 && (c.Has(RoleRelay) || c.Has(RoleConsumers)) {
+	if !c.Has(RoleBroker) && !c.Log.External() && (c.Has(RoleRelay) || c.Has(RoleConsumers)) {
 		k.bad("roles", "no-log", "add broker to roles, or say log: {kafka: [host:port]}", "relay and consumers have no log")
 	}
-	for i, a := range c.Log.Kafka {
-		k.address(a, fmt.Sprintf("log.kafka[%d]", i))
-	}
+	k.externalLog()
 	if c.Has(RoleBroker) {
 		k.listener(c.Broker.Listen, "broker.listen", "broker.insecure", c.Broker.Insecure)
 		if c.Broker.Advertise != "" {

@@ -146,22 +146,22 @@ func (x *index) written() { clear(x.touched) }
 
 // load reads back what the index knows for this source, from the end to the last full record, so that a full record names every partition
 // across restarts.
-func (x *index) load(ctx context.Context, cl *kgo.Client) error {
+func (x *index) load(ctx context.Context, cl *kgo.Client, topic string) error {
 	if x.loaded {
 		return nil
 	}
 	part := kafka.PartitionOf([]byte(x.source), kafka.IndexPartitions)
-	hws, err := kafka.HighWatermarks(ctx, cl, kafka.IndexTopic)
+	hws, err := kafka.HighWatermarks(ctx, cl, topic)
 	if err != nil {
 		return err
 	}
-	starts, err := kafka.StartOffsets(ctx, cl, kafka.IndexTopic)
+	starts, err := kafka.StartOffsets(ctx, cl, topic)
 	if err != nil {
 		return err
 	}
 	start, limit := starts[part], hws[part]
 	// Other sources' open transactions may hold readers below the end; what they hide of ours is in no index record we need.
-	if stable, err := kafka.StableOffsets(ctx, cl, kafka.IndexTopic); err == nil {
+	if stable, err := kafka.StableOffsets(ctx, cl, topic); err == nil {
 		limit = min(limit, stable[part])
 	}
 	full := false
@@ -169,13 +169,13 @@ func (x *index) load(ctx context.Context, cl *kgo.Client) error {
 		from := max(start, limit-step)
 		older := map[outrelay.TopicPartition]int64{}
 		n := 0
-		err := kafka.ReadCommitted(ctx, cl, kafka.IndexTopic, part, from, limit, func(r *kgo.Record) error {
+		err := kafka.ReadCommitted(ctx, cl, topic, part, from, limit, func(r *kgo.Record) error {
 			if string(r.Key) != string(x.source) {
 				return nil
 			}
 			rec, err := ParseIndex(r.Value)
 			if err != nil {
-				return fmt.Errorf("%s/%d offset %d: %w", kafka.IndexTopic, part, r.Offset, err)
+				return fmt.Errorf("%s/%d offset %d: %w", topic, part, r.Offset, err)
 			}
 			n++
 			if rec.Full {

@@ -63,10 +63,10 @@ func TestRelay_AnInterruptedStartIsResumed(t *testing.T) {
 		close(die)
 		_ = stop()
 		b.DB.Commit([]row{order("1", "k")})
-		if p, ok, err := relay.ReadPosition(t.Context(), b.Client, "shop"); ok || err != nil || p.Intent != relaytest.Intent {
+		if p, ok, err := relay.ReadPosition(t.Context(), b.Client, kafka.PositionsTopic, "shop"); ok || err != nil || p.Intent != relaytest.Intent {
 			t.Fatalf("position %+v %v %v, want an intent", p, ok, err)
 		}
-		if all, err := relay.ReadPositions(t.Context(), b.Client); err != nil || len(all) != 0 {
+		if all, err := relay.ReadPositions(t.Context(), b.Client, kafka.PositionsTopic); err != nil || len(all) != 0 {
 			t.Errorf("positions %v %v", all, err)
 		}
 		b.Start()
@@ -104,7 +104,7 @@ func TestRelay_SomebodyFasterIsNotTakenOver(t *testing.T) {
 		}
 		_ = stop()
 	}
-	if p, ok, err := relay.ReadPosition(t.Context(), b.Client, "shop"); ok || err != nil || p.Intent != "" {
+	if p, ok, err := relay.ReadPosition(t.Context(), b.Client, kafka.PositionsTopic, "shop"); ok || err != nil || p.Intent != "" {
 		t.Errorf("the log still says %+v %v %v", p, ok, err)
 	}
 }

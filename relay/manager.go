@@ -18,10 +18,6 @@ import (
 	"github.com/outrelay/outrelay/internal/kafka"
 )
 
-// Group is the consumer group by which sources are shared out among processes: a source runs where the partition of
-// __outrelay_positions that holds it is assigned.
-const Group = "outrelay-relay"
-
 // ManagerOptions says which sources this process may relay. Sources and Kafka.Seeds are needed.
 type ManagerOptions struct {
 	Kafka      kafka.Options
@@ -79,7 +75,6 @@ func NewManager(o ManagerOptions) (*Manager, error) {
 		seen[so.Source] = true
 		if len(so.Kafka.Seeds) == 0 {
 			so.Kafka = o.Kafka
-			so.Kafka.ClientID = ""
 		}
 		if so.Metrics == nil {
 			so.Metrics = o.Metrics
@@ -120,7 +115,7 @@ func (m *Manager) Ready() error {
 	}
 	// A member has a generation before it knows its assignment: whoever takes it for ready then, and writes, writes before the slot exists.
 	if _, generation := m.client.GroupMetadata(); generation < 0 || !m.told {
-		return errors.New("relay: not a member of group " + Group + " yet")
+		return errors.New("relay: not a member of group " + m.o.Kafka.RelayGroup() + " yet")
 	}
 	for _, t := range m.tasks {
 		if !m.assigned[t.partition] {
@@ -153,12 +148,12 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 		for _, e := range fetches.Errors() {
 			if errors.Is(e.Err, kerr.FencedInstanceID) {
-				return &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "instance-taken", Place: "group " + Group,
+				return &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "instance-taken", Place: "group " + m.o.Kafka.RelayGroup(),
 					Cause: fmt.Sprintf("another process has joined as instance %q", m.o.InstanceID), Err: e.Err,
 					Fix: "two processes must not share a data directory or an `instance:`; give one of them its own"}
 			}
 			if errors.Is(kafka.Class(e.Err), outrelay.ErrEnvironment) {
-				return kafka.Wrap(e.Err, "group "+Group)
+				return kafka.Wrap(e.Err, "group "+m.o.Kafka.RelayGroup())
 			}
 			m.o.Logger.Warn("relay group", "err", e.Err)
 		}
@@ -173,7 +168,7 @@ func (m *Manager) join(ctx context.Context) error {
 	}
 	defer admin.Close()
 	for attempt := 0; ; attempt++ {
-		_, err := kafka.EnsureTopic(ctx, admin, kafka.PositionsTopic, kafka.PositionsPartitions, positionsConfigs())
+		_, err := m.o.Kafka.EnsureTopic(ctx, admin, m.o.Kafka.PositionsTopic(), kafka.PositionsPartitions, positionsConfigs())
 		if err == nil {
 			break
 		}
@@ -186,8 +181,8 @@ func (m *Manager) join(ctx context.Context) error {
 		}
 	}
 	opts := []kgo.Opt{
-		kgo.ConsumerGroup(Group),
-		kgo.ConsumeTopics(kafka.PositionsTopic),
+		kgo.ConsumerGroup(m.o.Kafka.RelayGroup()),
+		kgo.ConsumeTopics(m.o.Kafka.PositionsTopic()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
 		kgo.DisableAutoCommit(),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
@@ -209,7 +204,7 @@ func (m *Manager) join(ctx context.Context) error {
 	m.ctx = ctx
 	m.client, err = kafka.NewClient(o, opts...)
 	if err == nil {
-		m.client.PauseFetchTopics(kafka.PositionsTopic) // the group is for the seats; nothing is consumed
+		m.client.PauseFetchTopics(m.o.Kafka.PositionsTopic()) // the group is for the seats; nothing is consumed
 	}
 	return err
 }
@@ -224,7 +219,7 @@ func (m *Manager) onAssigned(_ context.Context, _ *kgo.Client, got map[string][]
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.told = true // the client calls also when nothing is assigned
-	for _, p := range got[kafka.PositionsTopic] {
+	for _, p := range got[m.o.Kafka.PositionsTopic()] {
 		m.assigned[p] = true
 	}
 	if m.ctx.Err() != nil {
@@ -241,7 +236,7 @@ func (m *Manager) onAssigned(_ context.Context, _ *kgo.Client, got map[string][]
 func (m *Manager) onRevoked(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
 	gone := map[int32]bool{}
 	m.mu.Lock()
-	for _, p := range lost[kafka.PositionsTopic] {
+	for _, p := range lost[m.o.Kafka.PositionsTopic()] {
 		gone[p] = true
 		delete(m.assigned, p)
 	}
@@ -315,10 +310,10 @@ func (m *Manager) owned(ctx context.Context, partition int32) error {
 	cl, mine := m.client, m.assigned[partition]
 	m.mu.Unlock()
 	if cl == nil || !mine {
-		return fmt.Errorf("%s/%d is not assigned to this process: %w", kafka.PositionsTopic, partition, outrelay.ErrFenced)
+		return fmt.Errorf("%s/%d is not assigned to this process: %w", m.o.Kafka.PositionsTopic(), partition, outrelay.ErrFenced)
 	}
 	req := kmsg.NewPtrHeartbeatRequest()
-	req.Group = Group
+	req.Group = m.o.Kafka.RelayGroup()
 	req.MemberID, req.Generation = cl.GroupMetadata()
 	if m.o.InstanceID != "" {
 		req.InstanceID = &m.o.InstanceID
@@ -331,7 +326,7 @@ func (m *Manager) owned(ctx context.Context, partition int32) error {
 	case err == nil, errors.Is(err, kerr.RebalanceInProgress):
 		return nil
 	case errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.FencedInstanceID):
-		return fmt.Errorf("group %s: %w: %w", Group, outrelay.ErrFenced, err)
+		return fmt.Errorf("group %s: %w: %w", m.o.Kafka.RelayGroup(), outrelay.ErrFenced, err)
 	}
-	return kafka.Wrap(err, "heartbeat to group "+Group) // an old generation, a coordinator that moves: ask again
+	return kafka.Wrap(err, "heartbeat to group "+m.o.Kafka.RelayGroup()) // an old generation, a coordinator that moves: ask again
 }

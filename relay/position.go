@@ -108,12 +108,12 @@ func PositionPartition(s outrelay.SourceID) int32 {
 	return kafka.PartitionOf([]byte(s), kafka.PositionsPartitions)
 }
 
-// ReadPosition returns the last committed position of a source; ok is false when it has none, and p.Intent then says whether it is being
+// ReadPosition returns the last committed position of a source in a topic of positions (kafka.Options.PositionsTopic); ok is false when it has none, and p.Intent then says whether it is being
 // initialised. It waits while an open transaction of
 // another source holds readers below the partition's high watermark. It fails with kafka.ErrNoTopic when the log has no positions at all.
-func ReadPosition(ctx context.Context, cl *kgo.Client, s outrelay.SourceID) (p PositionRecord, ok bool, err error) {
+func ReadPosition(ctx context.Context, cl *kgo.Client, topic string, s outrelay.SourceID) (p PositionRecord, ok bool, err error) {
 	part := PositionPartition(s)
-	rec, err := kafka.LastOfKey(ctx, cl, kafka.PositionsTopic, part, string(s))
+	rec, err := kafka.LastOfKey(ctx, cl, topic, part, string(s))
 	if err == nil && rec == nil {
 		return PositionRecord{}, false, nil
 	}
@@ -122,15 +122,15 @@ func ReadPosition(ctx context.Context, cl *kgo.Client, s outrelay.SourceID) (p P
 	}
 	p, err = ParsePosition(rec.Value)
 	if err != nil {
-		return p, false, fmt.Errorf("%s/%d offset %d: %w", kafka.PositionsTopic, part, rec.Offset, err)
+		return p, false, fmt.Errorf("%s/%d offset %d: %w", topic, part, rec.Offset, err)
 	}
 	return p, p.Intent == "", nil
 }
 
 // ReadPositions returns the last committed position of every source that has one.
-func ReadPositions(ctx context.Context, cl *kgo.Client) (map[outrelay.SourceID]PositionRecord, error) {
+func ReadPositions(ctx context.Context, cl *kgo.Client, topic string) (map[outrelay.SourceID]PositionRecord, error) {
 	out := map[outrelay.SourceID]PositionRecord{}
-	hws, err := kafka.HighWatermarks(ctx, cl, kafka.PositionsTopic)
+	hws, err := kafka.HighWatermarks(ctx, cl, topic)
 	if errors.Is(err, kafka.ErrNoTopic) {
 		return out, nil
 	}
@@ -138,14 +138,14 @@ func ReadPositions(ctx context.Context, cl *kgo.Client) (map[outrelay.SourceID]P
 		return nil, err
 	}
 	for part := range hws {
-		last, err := kafka.ReadCompacted(ctx, cl, kafka.PositionsTopic, part)
+		last, err := kafka.ReadCompacted(ctx, cl, topic, part)
 		if err != nil {
 			return nil, err
 		}
 		for _, rec := range last {
 			p, err := ParsePosition(rec.Value)
 			if err != nil {
-				return nil, fmt.Errorf("%s/%d offset %d: %w", kafka.PositionsTopic, part, rec.Offset, err)
+				return nil, fmt.Errorf("%s/%d offset %d: %w", topic, part, rec.Offset, err)
 			}
 			if p.Intent == "" {
 				out[p.Position.Source] = p

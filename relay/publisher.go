@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 	"sync"
 	"time"
 
@@ -96,7 +95,7 @@ func (p *publisher) openAndRead(ctx context.Context, long bool) (found bool, err
 		timeout = p.o.LargeTxnTimeout
 	}
 	p.cl, err = kafka.NewClient(p.o.Kafka,
-		kgo.TransactionalID(p.o.Source.TransactionalID()),
+		kgo.TransactionalID(p.o.Kafka.TransactionalID(p.o.Source)),
 		kgo.TransactionTimeout(timeout),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kafka.Partitioner()),
@@ -112,9 +111,9 @@ func (p *publisher) openAndRead(ctx context.Context, long bool) (found bool, err
 	}
 	p.longTimeout = long
 	if _, _, err := p.cl.ProducerID(ctx); err != nil {
-		return false, kafka.Wrap(err, "take transactional id "+p.o.Source.TransactionalID())
+		return false, kafka.Wrap(err, "take transactional id "+p.o.Kafka.TransactionalID(p.o.Source))
 	}
-	pos, found, err := ReadPosition(ctx, p.s.admin, p.o.Source)
+	pos, found, err := ReadPosition(ctx, p.s.admin, p.o.Kafka.PositionsTopic(), p.o.Source)
 	if err != nil {
 		return false, err
 	}
@@ -288,7 +287,7 @@ func (p *publisher) onProduced(r *kgo.Record, err error) {
 
 // keepNext notes the next offset of the partition that promises came for last. mu is held.
 func (p *publisher) keepNext() {
-	if p.cur.Topic != "" && !strings.HasPrefix(p.cur.Topic, "__") {
+	if p.cur.Topic != "" && !p.o.Kafka.Internal(p.cur.Topic) {
 		p.index.touched[p.cur] = p.curNext
 	}
 	p.cur = outrelay.TopicPartition{}
@@ -337,10 +336,10 @@ func (p *publisher) produceControl(ctx context.Context, pos PositionRecord) {
 	}
 	key := []byte(p.o.Source)
 	if p.indexDue != nil {
-		p.control = append(p.control, kgo.Record{Topic: kafka.IndexTopic, Partition: kafka.PartitionOf(key, kafka.IndexPartitions), Timestamp: now, Key: key, Value: p.indexDue})
+		p.control = append(p.control, kgo.Record{Topic: p.o.Kafka.IndexTopic(), Partition: kafka.PartitionOf(key, kafka.IndexPartitions), Timestamp: now, Key: key, Value: p.indexDue})
 	}
 	p.controlData = pos.Append(p.controlData[:0])
-	p.control = append(p.control, kgo.Record{Topic: kafka.PositionsTopic, Partition: PositionPartition(p.o.Source), Timestamp: now, Key: key, Value: p.controlData})
+	p.control = append(p.control, kgo.Record{Topic: p.o.Kafka.PositionsTopic(), Partition: PositionPartition(p.o.Source), Timestamp: now, Key: key, Value: p.controlData})
 	for i := range p.control {
 		p.cl.Produce(ctx, &p.control[i], p.promise)
 	}
@@ -353,7 +352,7 @@ func (p *publisher) publishControl(ctx context.Context, value []byte) error {
 	if err := p.begin(ctx, &gather{last: true}); err != nil {
 		return err
 	}
-	rec := &kgo.Record{Topic: kafka.PositionsTopic, Partition: PositionPartition(p.o.Source), Timestamp: p.o.Clock.Now(), Key: []byte(p.o.Source), Value: value}
+	rec := &kgo.Record{Topic: p.o.Kafka.PositionsTopic(), Partition: PositionPartition(p.o.Source), Timestamp: p.o.Clock.Now(), Key: []byte(p.o.Source), Value: value}
 	p.cl.Produce(ctx, rec, p.promise)
 	if err := p.flush(ctx); err != nil {
 		return err
@@ -422,7 +421,7 @@ func (p *publisher) dueIndex(ctx context.Context, pos PositionRecord) error {
 	if len(p.index.touched) == 0 || now.Sub(p.indexAt) < p.o.IndexEvery && p.indexBytes < p.o.IndexBytes {
 		return nil
 	}
-	if err := p.index.load(ctx, p.s.admin); err != nil {
+	if err := p.index.load(ctx, p.s.admin, p.o.Kafka.IndexTopic()); err != nil {
 		return err
 	}
 	p.indexDue = p.index.record(pos).Append(nil)

@@ -127,7 +127,7 @@ func (r *Relay) Init(ctx context.Context) (_ PositionRecord, err error) {
 	if err := s.ensureTopics(ctx); err != nil {
 		return PositionRecord{}, err
 	}
-	if pos, found, err := ReadPosition(ctx, s.admin, r.o.Source); err != nil || found {
+	if pos, found, err := ReadPosition(ctx, s.admin, r.o.Kafka.PositionsTopic(), r.o.Source); err != nil || found {
 		return pos, err
 	}
 	s.pub = newPublisher(s)

@@ -54,7 +54,7 @@ func TestRelay_ResumesFromTheLogAlone(t *testing.T) {
 		}
 	}
 	b.CheckExactlyOnce()
-	p, ok, err := relay.ReadPosition(context.Background(), b.Client, "shop")
+	p, ok, err := relay.ReadPosition(context.Background(), b.Client, kafka.PositionsTopic, "shop")
 	if err != nil || !ok || p.Events != 35 {
 		t.Errorf("position %+v %v %v", p, ok, err)
 	}
@@ -371,7 +371,7 @@ func TestRelay_UnroutableRowHaltsAndWhatCameBeforeIsIn(t *testing.T) {
 	if got := b.Read("outbox.event.order"); len(got) != 1 || relaytest.Header(got[0], "id") != "1" {
 		t.Errorf("log has %d records, want the transaction before alone", len(got))
 	}
-	p, _, _ := relay.ReadPosition(context.Background(), b.Client, "shop")
+	p, _, _ := relay.ReadPosition(context.Background(), b.Client, kafka.PositionsTopic, "shop")
 	if relaytest.PlaceOf(t, p.Position).N != 1 {
 		t.Errorf("position %s, want before the bad row's transaction", p.Position.Token)
 	}

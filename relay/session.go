@@ -139,22 +139,20 @@ func (s *session) publish(ctx context.Context) (progressed bool, err error) {
 // ensureTopics makes the topics that must stand before anything is relayed.
 func (s *session) ensureTopics(ctx context.Context) error {
 	want := []Topic{
-		{Name: kafka.PositionsTopic, Partitions: kafka.PositionsPartitions, Configs: positionsConfigs()},
-		{Name: kafka.IndexTopic, Partitions: kafka.IndexPartitions, Configs: indexConfigs()},
+		{Name: s.o.Kafka.PositionsTopic(), Partitions: kafka.PositionsPartitions, Configs: positionsConfigs()},
+		{Name: s.o.Kafka.IndexTopic(), Partitions: kafka.IndexPartitions, Configs: indexConfigs()},
 	}
 	for _, t := range s.o.Topics {
 		def(&t.Partitions, s.o.Partitions)
 		want = append(want, t)
 	}
 	for _, t := range want {
-		st, err := kafka.EnsureTopic(ctx, s.admin, t.Name, t.Partitions, t.Configs)
+		st, err := s.o.Kafka.EnsureTopic(ctx, s.admin, t.Name, t.Partitions, t.Configs)
 		if err != nil {
 			return err
 		}
-		if t.Name == kafka.PositionsTopic && st.Partitions != kafka.PositionsPartitions {
-			return &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "positions-partitions", Place: "topic " + t.Name,
-				Cause: fmt.Sprintf("it has %d partitions, not %d: sources would not be found again", st.Partitions, kafka.PositionsPartitions),
-				Fix:   "delete the topic if no source has a position yet; else this log cannot be used"}
+		if err := s.checkInternal(ctx, t.Name, st); err != nil {
+			return err
 		}
 		if len(st.Differs) > 0 {
 			s.o.Logger.Warn("topic stands otherwise than configured; it was left as it is", "topic", t.Name, "differs", st.Differs)
@@ -186,7 +184,7 @@ func (s *session) ensureTopic(ctx context.Context, name string, t *tablePlan) (i
 				configs["max.message.bytes"] = strconv.Itoa(s.o.RecordBytesMax + batchOverheadBytes)
 			}
 		}
-		st, err = kafka.EnsureTopic(ctx, s.admin, name, t.Partitions, configs)
+		st, err = s.o.Kafka.EnsureTopic(ctx, s.admin, name, t.Partitions, configs)
 	}
 	if err != nil {
 		return 0, nil, err

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/pflag"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/config"
+	"github.com/outrelay/outrelay/internal/daemon"
 	"github.com/outrelay/outrelay/internal/kafka"
 )
 
@@ -52,15 +52,12 @@ func (a *app) loadIfAny() (*config.Config, error) {
 	return c, err
 }
 
-// seeds returns where the log is: --kafka, else log.kafka, else the broker's own listener.
-func (a *app) seeds(c *config.Config) []string {
-	switch {
-	case a.kafka != "":
-		return []string{a.kafka}
-	case len(c.Log.Kafka) > 0:
-		return c.Log.Kafka
+// log says how the log is reached: --kafka, else log.kafka, else the broker's own listener.
+func (a *app) log(c *config.Config) (kafka.Options, error) {
+	if a.kafka != "" {
+		return daemon.LogOptions(c, a.kafka)
 	}
-	return []string{c.Broker.Listen}
+	return daemon.LogOptions(c)
 }
 
 // client returns a Kafka client of the log.
@@ -69,7 +66,11 @@ func (a *app) client(opts ...kgo.Opt) (*kgo.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return kafka.NewClient(kafka.Options{Seeds: a.seeds(c), ClientID: "outrelay-cli", RequestTimeout: 10 * time.Second}, opts...)
+	o, err := a.log(c)
+	if err != nil {
+		return nil, err
+	}
+	return kafka.NewClient(daemon.CLI(o, "outrelay-cli"), opts...)
 }
 
 // reach turns the failure to talk to a log into an error that says what to do.

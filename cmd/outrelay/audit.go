@@ -31,7 +31,10 @@ Exit code 4 when something is lost, duplicated, reordered or a phantom.`,
 			if err != nil {
 				return err
 			}
-			o.Source, o.Seeds = args[0], a.seeds(c)
+			o.Source = args[0]
+			if o.Log, err = a.log(c); err != nil {
+				return err
+			}
 			if isTerminal(os.Stderr) {
 				o.Progress = func(what string, n int64) { fmt.Fprintf(os.Stderr, "\r%s: %d\x1b[K", what, n) }
 				defer fmt.Fprint(os.Stderr, "\r\x1b[K")

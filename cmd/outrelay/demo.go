@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,6 +23,7 @@ savepoints, rows deleted after they were inserted, several rows a transaction, h
 load stops, and ` + "`outrelay audit`" + ` counts from outside. Exit code 1 when anything was lost, duplicated or reordered.`,
 		Example: `  outrelay demo
   outrelay demo --crash --for 60s --rate 1000 --json
+  outrelay demo --crash --log kafka://127.0.0.1:19092   # a Kafka in the place of outrelay's own log
   outrelay demo --postgres system        # the machine's own PostgreSQL programs, nothing is fetched`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -29,6 +32,10 @@ load stops, and ` + "`outrelay audit`" + ` counts from outside. Exit code 1 when
 			}
 			if o.Rate < 1 || o.For < time.Second || o.CrashEvery < time.Second {
 				return usageError{fmt.Errorf("--rate, --for and --crash-every must be positive, the times at least 1s")}
+			}
+			var err error
+			if o.Log, err = logAddress(o.Log); err != nil {
+				return err
 			}
 			binary, err := os.Executable()
 			if err != nil {
@@ -52,6 +59,19 @@ load stops, and ` + "`outrelay audit`" + ` counts from outside. Exit code 1 when
 	f.BoolVar(&o.Crash, "crash", false, "kill -9 outrelay again and again")
 	f.DurationVar(&o.CrashEvery, "crash-every", 5*time.Second, "time between crashes")
 	f.StringVar(&o.Postgres, "postgres", "embedded", "embedded (fetched once and cached) or system")
+	f.StringVar(&o.Log, "log", "", "kafka://host:port of a Kafka that runs already (default: outrelay's own log); the demo's topics stay there")
 	f.BoolVar(&o.Keep, "keep", false, "leave the working directory behind")
 	return cmd
+}
+
+// logAddress returns the host:port of a kafka:// URL.
+func logAddress(s string) (string, error) {
+	addr, ok := strings.CutPrefix(s, "kafka://")
+	if s == "" {
+		return "", nil
+	}
+	if _, _, err := net.SplitHostPort(addr); !ok || err != nil {
+		return "", usageError{fmt.Errorf("--log %q: write kafka://host:port", s)}
+	}
+	return addr, nil
 }

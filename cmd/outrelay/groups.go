@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/outrelay/outrelay/internal/daemon"
+	"github.com/outrelay/outrelay/internal/kafka"
 )
 
 func newGroups(a *app) *cobra.Command {
@@ -25,17 +26,21 @@ follow them, for lag tools, and are never read.`,
 }
 
 // offline returns a daemon that runs nothing: a way from the configuration to its databases and its log.
-func (a *app) offline() (*daemon.Daemon, []string, []string, error) {
+func (a *app) offline() (*daemon.Daemon, kafka.Options, []string, error) {
 	c, err := a.load(nil, false)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, kafka.Options{}, nil, err
+	}
+	log, err := a.log(c)
+	if err != nil {
+		return nil, log, nil, err
 	}
 	names := make([]string, 0, len(c.Consumers))
 	for n := range c.Consumers {
 		names = append(names, n)
 	}
 	sort.Strings(names)
-	return daemon.New(daemon.Options{Config: c, Version: version, Logger: logger(slog.LevelWarn)}), a.seeds(c), names, nil
+	return daemon.New(daemon.Options{Config: c, Version: version, Logger: logger(slog.LevelWarn)}), log, names, nil
 }
 
 func groupsList(a *app) *cobra.Command {
@@ -43,13 +48,13 @@ func groupsList(a *app) *cobra.Command {
 		Use: "list", Short: "List groups with their lag", Args: cobra.NoArgs,
 		Example: "  outrelay groups list --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, seeds, names, err := a.offline()
+			d, log, names, err := a.offline()
 			if err != nil {
 				return err
 			}
 			rows := []daemon.GroupOffsets{}
 			for _, n := range names {
-				g, err := d.GroupOffsets(cmd.Context(), seeds, n)
+				g, err := d.GroupOffsets(cmd.Context(), log, n)
 				if err != nil {
 					return a.reach(err)
 				}
@@ -72,11 +77,11 @@ func groupsShow(a *app) *cobra.Command {
 		Use: "show GROUP", Short: "Show what a group has applied, by partition", Args: cobra.ExactArgs(1),
 		Example: "  outrelay groups show order-totals",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, seeds, _, err := a.offline()
+			d, log, _, err := a.offline()
 			if err != nil {
 				return err
 			}
-			g, err := d.GroupOffsets(cmd.Context(), seeds, args[0])
+			g, err := d.GroupOffsets(cmd.Context(), log, args[0])
 			if err != nil {
 				return a.reach(err)
 			}
@@ -110,11 +115,11 @@ going forward skips them.`,
 			if err != nil {
 				return usageError{err}
 			}
-			d, seeds, _, err := a.offline()
+			d, log, _, err := a.offline()
 			if err != nil {
 				return err
 			}
-			plan, err := d.PlanReset(cmd.Context(), seeds, args[0], topics, target)
+			plan, err := d.PlanReset(cmd.Context(), log, args[0], topics, target)
 			if err != nil {
 				return a.reach(err)
 			}

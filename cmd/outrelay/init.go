@@ -24,7 +24,11 @@ same at its first start, where the role may.`,
 				return err
 			}
 			d := daemon.New(daemon.Options{Config: c, Version: version, Logger: logger(slog.LevelWarn)})
-			done, err := d.Init(cmd.Context(), a.seeds(c), args)
+			log, err := a.log(c)
+			if err != nil {
+				return err
+			}
+			done, err := d.Init(cmd.Context(), log, args)
 			if a.json && err == nil {
 				return a.printJSON(done)
 			}

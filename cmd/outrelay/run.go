@@ -43,7 +43,7 @@ With OUTRELAY_CPUPROFILE=FILE in the environment, a CPU profile of the whole run
 			}
 			if logOnly {
 				c.Roles = []config.Role{config.RoleBroker, config.RoleAdmin}
-				c.Log.Kafka = nil
+				c.Log = config.Log{}
 			}
 			stop, err := startProfile(os.Getenv("OUTRELAY_CPUPROFILE"))
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,6 +85,10 @@ func (a *app) printStatus(s daemon.Status) error {
 		fmt.Fprintf(a.out, " on %s", s.Listening.Kafka)
 	}
 	fmt.Fprintln(a.out)
+	if x := s.Log.Server; x != nil {
+		fmt.Fprintf(a.out, "  Kafka %s, %d broker(s), at %s\n", x.Version, x.Brokers, strings.Join(s.Log.External, ", "))
+		printGuarantees(a.out, "  ", s.Log.Guarantees)
+	}
 	if s.Log.DiskFull != "" {
 		fmt.Fprintf(a.out, "  disk full: %s\n", s.Log.DiskFull)
 	}

@@ -2,26 +2,34 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/outrelay/outrelay/config"
 	"github.com/outrelay/outrelay/internal/daemon"
+	"github.com/outrelay/outrelay/internal/kafka"
 )
 
 func newValidate(a *app) *cobra.Command {
-	return &cobra.Command{
+	var offline bool
+	cmd := &cobra.Command{
 		Use:   "validate",
-		Short: "Check a configuration without connecting to anything",
+		Short: "Check a configuration, and say what holds with it",
 		Long: `Reads the file, the environment and the references in it, checks everything that can be known without connecting, and
-prints every problem with its file, line and column, its cause and what to do. Exit code 2 when there is one.`,
+prints every problem with its file, line and column, its cause and what to do. Exit code 2 when there is one.
+
+Where log.kafka names an external log, it is asked what it is, and validate says what holds with it; a log that does not answer within a few seconds is no
+problem of the file. --offline asks nobody.`,
 		Example: `  outrelay validate -c outrelay.yaml
-  outrelay validate -c outrelay.yaml --json`,
+  outrelay validate -c outrelay.yaml --offline --json`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := config.Load(config.LoadOptions{File: a.file})
 			var ps config.Problems
 			if err != nil && !errors.As(err, &ps) {
@@ -41,12 +49,60 @@ prints every problem with its file, line and column, its cause and what to do. E
 					ps = append(ps, w)
 				}
 			}
-			return a.report(c, ps)
+			var log *logReport
+			if !slices.ContainsFunc(ps, func(p config.Problem) bool { return !p.Warning }) && c.Log.External() && !offline {
+				log = askLog(cmd.Context(), c)
+			}
+			return a.report(c, ps, log)
 		},
+	}
+	cmd.Flags().BoolVar(&offline, "offline", false, "connect to nothing")
+	return cmd
+}
+
+// logReport is what an external log has said of itself.
+type logReport struct {
+	Error      string            `json:"error,omitempty"`
+	Server     *kafka.Server     `json:"server,omitempty"`
+	Guarantees []kafka.Guarantee `json:"guarantees,omitempty"`
+}
+
+// askLogMax bounds what validate waits for an external log.
+const askLogMax = 5 * time.Second
+
+func askLog(ctx context.Context, c *config.Config) *logReport {
+	ctx, cancel := context.WithTimeout(ctx, askLogMax)
+	defer cancel()
+	s, err := daemon.DescribeLog(ctx, c)
+	if err != nil {
+		return &logReport{Error: err.Error()}
+	}
+	return &logReport{Server: &s, Guarantees: s.Guarantees()}
+}
+
+func (r *logReport) print(w io.Writer) {
+	if r == nil {
+		return
+	}
+	if r.Server == nil {
+		fmt.Fprintf(w, "  log: not reached, so nothing can be said of it: %s\n", r.Error)
+		return
+	}
+	fmt.Fprintf(w, "  log: Kafka %s, %d broker(s), cluster %s\n", r.Server.Version, r.Server.Brokers, r.Server.ClusterID)
+	printGuarantees(w, "    ", r.Guarantees)
+}
+
+func printGuarantees(w io.Writer, indent string, gs []kafka.Guarantee) {
+	for _, g := range gs {
+		mark := "holds:"
+		if !g.Holds {
+			mark = "LIMIT:"
+		}
+		fmt.Fprintf(w, "%s%s %s\n", indent, mark, g.Text)
 	}
 }
 
-func (a *app) report(c *config.Config, ps config.Problems) error {
+func (a *app) report(c *config.Config, ps config.Problems, log *logReport) error {
 	failed := 0
 	for _, p := range ps {
 		if !p.Warning {
@@ -57,7 +113,11 @@ func (a *app) report(c *config.Config, ps config.Problems) error {
 		if ps == nil {
 			ps = config.Problems{}
 		}
-		if err := a.printJSON(map[string]any{"valid": failed == 0, "problems": ps}); err != nil {
+		out := map[string]any{"valid": failed == 0, "problems": ps}
+		if log != nil {
+			out["log"] = log
+		}
+		if err := a.printJSON(out); err != nil {
 			return err
 		}
 	} else {
@@ -73,6 +133,7 @@ func (a *app) report(c *config.Config, ps config.Problems) error {
 			for name, g := range c.Consumers {
 				fmt.Fprintf(a.out, "  group %s: exactly once: results and offset commit in one transaction of %s\n", name, g.Into.Postgres)
 			}
+			log.print(a.out)
 		} else {
 			fmt.Fprintf(a.out, "%d problem(s)\n", failed)
 		}

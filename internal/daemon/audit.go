@@ -17,8 +17,8 @@ import (
 // AuditOptions says what an audit compares beyond what the configuration says.
 type AuditOptions struct {
 	Source string
-	Group  string   // empty: only the way into the log
-	Seeds  []string // of the log
+	Group  string // empty: only the way into the log
+	Log    kafka.Options
 	Topics []string // empty: the group's, or every topic that the source's templates can give
 	// Ledger is a table of the source's database, with columns id, key and seq, that holds every committed event for ever. Empty:
 	// the outbox tables, whose rows may have been deleted.
@@ -52,7 +52,7 @@ func (d *Daemon) Audit(ctx context.Context, o AuditOptions) (audit.Report, error
 	if err != nil {
 		return audit.Report{}, err
 	}
-	ao.Log = audit.Log(kafka.Options{Seeds: o.Seeds, ClientID: "outrelay-audit"}, topics, o.Source)
+	ao.Log = audit.Log(auditLog(o.Log), topics, o.Source)
 	if o.Group != "" {
 		if ao.Applied, err = d.appliedScan(o, topics); err != nil {
 			return audit.Report{}, err
@@ -72,7 +72,7 @@ func (d *Daemon) appliedScan(o AuditOptions, topics []string) (audit.Scan, error
 		return audit.Table{ConnString: conn, Name: identifier(o.Applied), ID: "id", Key: "key", OrderBy: "n", From: "n"}.Scan(), nil
 	}
 	return func(ctx context.Context, fn func(audit.Event) error) error {
-		offsets, err := d.GroupOffsets(ctx, o.Seeds, o.Group)
+		offsets, err := d.GroupOffsets(ctx, o.Log, o.Group)
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func (d *Daemon) appliedScan(o AuditOptions, topics []string) (audit.Scan, error
 			}
 			limits[outrelay.TopicPartition{Topic: p.Topic, Partition: p.Partition}] = p.Next
 		}
-		return audit.LogBelow(kafka.Options{Seeds: o.Seeds, ClientID: "outrelay-audit"}, topics, o.Source, limits)(ctx, fn)
+		return audit.LogBelow(auditLog(o.Log), topics, o.Source, limits)(ctx, fn)
 	}, nil
 }
 
@@ -95,7 +95,7 @@ func (d *Daemon) auditTopics(ctx context.Context, o AuditOptions) ([]string, err
 	if g := d.c.Consumers[o.Group]; g != nil {
 		return g.Topics, nil
 	}
-	cl, err := kafka.NewClient(kafka.Options{Seeds: o.Seeds, ClientID: "outrelay-audit"})
+	cl, err := kafka.NewClient(auditLog(o.Log))
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +116,14 @@ func (d *Daemon) auditTopics(ctx context.Context, o AuditOptions) ([]string, err
 	}
 	sort.Strings(topics)
 	return topics, nil
+}
+
+// auditLog names the client. An audit waits for a log longer than other verbs do.
+func auditLog(o kafka.Options) kafka.Options {
+	if o.ClientID == "" {
+		o.ClientID = "outrelay-audit"
+	}
+	return o
 }
 
 func identifier(table string) pgx.Identifier {

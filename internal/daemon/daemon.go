@@ -50,6 +50,7 @@ type Daemon struct {
 	identity *identity
 	server   *broker.Server
 	logID    string
+	external *kafka.Server // what log.kafka is, once it has said so
 	manager  *relay.Manager
 	from     map[string]sources.Source
 	groups   map[string]*group
@@ -187,20 +188,12 @@ func (d *Daemon) startBroker(ctx context.Context, g *run.Group) error {
 	return nil
 }
 
-// kafkaOptions says how this process reaches its log: in memory when the broker is here, else over TCP. One protocol inside (D1).
-func (d *Daemon) kafkaOptions() kafka.Options {
-	o := kafka.Options{ClientID: "outrelay", Logger: d.log.With("part", "kafka")}
-	if s := d.broker(); s != nil {
-		o.Seeds, o.Dialer = []string{s.InternalAddr()}, s.Dialer()
-		return o
-	}
-	o.Seeds = d.c.Log.Kafka
-	return o
-}
-
 // runRoles waits for the log, creates topics, and runs relay and consumers until ctx ends.
 func (d *Daemon) runRoles(ctx context.Context, instance string) error {
-	ko := d.kafkaOptions()
+	ko, err := d.kafkaOptions()
+	if err != nil {
+		return err
+	}
 	d.set(func() { d.starting = "the log" })
 	logID, err := d.awaitLog(ctx, ko)
 	if err != nil {
@@ -235,9 +228,9 @@ func (d *Daemon) awaitLog(ctx context.Context, ko kafka.Options) (string, error)
 	}
 	defer cl.Close()
 	for attempt := 0; ; attempt++ {
-		id, err := kafka.ClusterID(ctx, cl)
+		id, err := d.meetLog(ctx, cl)
 		if err == nil {
-			err = d.ensureTopics(ctx, cl)
+			err = d.ensureTopics(ctx, ko, cl)
 		}
 		if err == nil {
 			return id, nil
@@ -258,9 +251,9 @@ func (d *Daemon) awaitLog(ctx context.Context, ko kafka.Options) (string, error)
 	}
 }
 
-func (d *Daemon) ensureTopics(ctx context.Context, cl *kgo.Client) error {
+func (d *Daemon) ensureTopics(ctx context.Context, ko kafka.Options, cl *kgo.Client) error {
 	for name, t := range d.c.Topics {
-		st, err := kafka.EnsureTopic(ctx, cl, name, int32(t.Partitions), topicConfigs(t))
+		st, err := ko.EnsureTopic(ctx, cl, name, int32(t.Partitions), topicConfigs(t))
 		if err != nil {
 			return err
 		}

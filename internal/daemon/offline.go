@@ -61,15 +61,15 @@ type InitResult struct {
 	Position string `json:"position"` // as the log holds it
 }
 
-// Init creates what each named source (all, when none is named) needs, and writes its first position into the log at seeds.
-func (d *Daemon) Init(ctx context.Context, seeds, names []string) ([]InitResult, error) {
+// Init creates what each named source (all, when none is named) needs, and writes its first position into the log.
+func (d *Daemon) Init(ctx context.Context, ko kafka.Options, names []string) ([]InitResult, error) {
 	if len(names) == 0 {
 		for n := range d.c.Sources {
 			names = append(names, n)
 		}
 		sort.Strings(names)
 	}
-	ko := kafka.Options{Seeds: seeds, ClientID: "outrelay-init", Logger: d.log}
+	ko.Logger = d.log
 	if err := d.learnLog(ctx, ko); err != nil {
 		return nil, err
 	}
@@ -153,13 +153,13 @@ func (v *view) close() {
 	_ = v.sink.Close() // nothing was written through it that is not committed
 }
 
-func (d *Daemon) openView(ctx context.Context, seeds []string, group string) (*view, error) {
+func (d *Daemon) openView(ctx context.Context, ko kafka.Options, group string) (*view, error) {
 	so, err := d.SinkOptions(group, "outrelay-cli")
 	if err != nil {
 		return nil, err
 	}
 	so.Handlers, so.Registerer = nil, nil // offsets only: no statement needs to be prepared
-	cl, err := kafka.NewClient(kafka.Options{Seeds: seeds, ClientID: "outrelay-cli", RequestTimeout: 10 * time.Second})
+	cl, err := kafka.NewClient(CLI(ko, "outrelay-cli"))
 	if err != nil {
 		return nil, err
 	}
@@ -177,9 +177,9 @@ func (d *Daemon) openView(ctx context.Context, seeds []string, group string) (*v
 	return v, nil
 }
 
-// GroupOffsets reads a group's rows in the sink and compares them with the log at seeds.
-func (d *Daemon) GroupOffsets(ctx context.Context, seeds []string, group string) (GroupOffsets, error) {
-	v, err := d.openView(ctx, seeds, group)
+// GroupOffsets reads a group's rows in the sink and compares them with the log.
+func (d *Daemon) GroupOffsets(ctx context.Context, ko kafka.Options, group string) (GroupOffsets, error) {
+	v, err := d.openView(ctx, ko, group)
 	if err != nil {
 		return GroupOffsets{}, err
 	}
@@ -287,8 +287,8 @@ type ResetStep struct {
 }
 
 // PlanReset says what a reset of a group would do. topics narrows it; empty means all.
-func (d *Daemon) PlanReset(ctx context.Context, seeds []string, group string, topics []string, t ResetTarget) ([]ResetStep, error) {
-	v, err := d.openView(ctx, seeds, group)
+func (d *Daemon) PlanReset(ctx context.Context, ko kafka.Options, group string, topics []string, t ResetTarget) ([]ResetStep, error) {
+	v, err := d.openView(ctx, ko, group)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/config"
 	"github.com/outrelay/outrelay/consumer"
+	"github.com/outrelay/outrelay/internal/kafka"
 	"github.com/outrelay/outrelay/relay"
 )
 
@@ -32,6 +33,9 @@ type Status struct {
 type LogStatus struct {
 	ID       string   `json:"id"`
 	External []string `json:"external,omitempty"`
+	// Server and Guarantees are what an external log has said it is, and what holds with it.
+	Server     *kafka.Server     `json:"server,omitempty"`
+	Guarantees []kafka.Guarantee `json:"guarantees,omitempty"`
 	// Damaged are the partitions of the own broker that are not served because their files are not what was written.
 	Damaged []broker.DamagedPartition `json:"damaged,omitempty"`
 	// DiskFull says why the own broker accepts nothing from producers.
@@ -118,7 +122,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	ready := d.Ready()
 	d.mu.Lock()
 	s := Status{Version: d.o.Version, StartedAt: d.startedAt, Roles: d.c.Roles, Listening: d.addrs, Ready: true,
-		Log: LogStatus{ID: d.logID, External: d.c.Log.Kafka}, Sources: []SourceStatus{}, Groups: []GroupStatus{}}
+		Log: LogStatus{ID: d.logID, External: d.c.Log.Kafka.Brokers}, Sources: []SourceStatus{}, Groups: []GroupStatus{}}
 	if d.identity != nil {
 		s.Instance = d.identity.instance
 	}
@@ -127,6 +131,9 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	}
 	if d.server != nil {
 		s.Log.Damaged, s.Log.DiskFull = d.server.Damaged(), d.server.DiskFull()
+	}
+	if d.external != nil {
+		s.Log.Server, s.Log.Guarantees = d.external, d.external.Guarantees()
 	}
 	m := d.manager
 	groups := make(map[string]*group, len(d.groups))

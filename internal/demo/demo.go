@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/outrelay/outrelay"
@@ -20,6 +21,7 @@ type Options struct {
 	Crash      bool // kill -9 outrelay every CrashEvery
 	CrashEvery time.Duration
 	Postgres   string // embedded or system
+	Log        string // host:port of an external Kafka; empty: outrelay's own log
 	Keep       bool   // leave the working directory behind
 	JSON       bool   // only the result goes to Out
 	Live       bool   // Out is a terminal: the live line is rewritten in place
@@ -75,6 +77,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	defer pg.Close()
 	d.w = &World{Dir: dir, Shop: pg.DSN("shop"), Warehouse: pg.DSN("warehouse"), Config: ConfigText, Say: d.say}
+	if o.Log != "" {
+		d.w.Config = External(ConfigText, "demo-"+strconv.FormatInt(time.Now().UnixMilli(), 36), o.Log)
+	}
 	for _, db := range []string{"shop", "warehouse"} {
 		if err := execute(ctx, pg.DSN("postgres"), "create database "+db); err != nil {
 			return Result{}, err
@@ -84,11 +89,14 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		return Result{}, fmt.Errorf("set up the shop and the warehouse: %w", err)
 	}
 	defer d.w.Process.Close()
+	if o.Log != "" {
+		d.w.Process.Kafka, d.w.Process.External = o.Log, true
+	}
 	first, err := d.w.Process.Start(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	d.say("outrelay is ready after %d ms, with this file:\n\n%s", first.Milliseconds(), indent(ConfigText))
+	d.say("outrelay is ready after %d ms, with this file:\n\n%s", first.Milliseconds(), indent(d.w.Config))
 	return d.run(ctx)
 }
 

@@ -25,8 +25,10 @@ type Process struct {
 	Dir    string   // holds outrelay.yaml; the data directory and the log are made in it
 	Env    []string // added to this process's environment
 	Args   []string // added to `run -c outrelay.yaml --data … --kafka-listen … --http-listen …`
-	Kafka  string   // address of the Kafka listener
+	Kafka  string   // address of the Kafka listener, or of the external log
 	HTTP   string   // address of the HTTP listener
+
+	External bool // the log is not this process's own
 
 	log  *os.File
 	cmd  *exec.Cmd
@@ -82,8 +84,11 @@ func (c *Process) Start(ctx context.Context, env ...string) (time.Duration, erro
 
 // Launch runs outrelay, and waits for nothing.
 func (c *Process) Launch(env ...string) error {
-	args := append([]string{"run", "-c", filepath.Join(c.Dir, "outrelay.yaml"), "--data", filepath.Join(c.Dir, "data"),
-		"--kafka-listen", c.Kafka, "--http-listen", c.HTTP}, c.Args...)
+	args := []string{"run", "-c", filepath.Join(c.Dir, "outrelay.yaml"), "--data", filepath.Join(c.Dir, "data"), "--http-listen", c.HTTP}
+	if !c.External {
+		args = append(args, "--kafka-listen", c.Kafka)
+	}
+	args = append(args, c.Args...)
 	cmd := exec.Command(c.Binary, args...)
 	cmd.Env = append(append(os.Environ(), c.Env...), env...)
 	cmd.Stdout, cmd.Stderr = c.log, c.log

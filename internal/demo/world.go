@@ -67,6 +67,14 @@ type World struct {
 	Say             func(format string, args ...any) // told what is found
 }
 
+// External returns the configuration with an external log in the place of outrelay's own. Everything that it makes there is named after run, which stands for
+// one world: its events, positions and transactional ids are strange to any other.
+func External(config, run, addr string) string {
+	config = strings.Replace(config, "      - table: public.outbox\n", "      - table: public.outbox\n        topic: "+run+".{aggregatetype}\n", 1)
+	config = strings.Replace(config, "topics: [outbox.event.order]", "topics: ["+run+".order]", 1)
+	return "log:\n  kafka:\n    brokers: ['" + addr + "']\n    prefix: " + run + ".\n" + config
+}
+
 // drainMax is how long the last events may take to arrive after the load has stopped.
 const drainMax = 60 * time.Second
 

@@ -49,6 +49,10 @@ type Options struct {
 	SASL     []sasl.Mechanism // none: no authentication
 	Logger   *slog.Logger     // nil: discard
 
+	Prefix            string // before the names of outrelay's own topics, group and transactional ids
+	ReplicationFactor int    // of topics that are created; 0: the log's default
+	MinInsyncReplicas int    // of topics that are created; 0: the log's default
+
 	// RequestTimeout bounds one request with its retries where the caller's context does not. Default 30 s.
 	RequestTimeout time.Duration
 }

@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay"
 )
 
 // ErrNoTopic: the log has no topic of that name.
@@ -23,9 +28,15 @@ type TopicState struct {
 	Differs    []string // what stands otherwise than asked for, as "retention.ms is 1, not 2"; nothing was changed
 }
 
-// EnsureTopic creates the topic where it is missing (partitions -1: the broker's default; replication by the broker's default) and reports what
-// differs where it stands already. It changes nothing of a topic that exists. It blocks until the log has answered.
+// EnsureTopic is Options.EnsureTopic with the broker's defaults.
 func EnsureTopic(ctx context.Context, cl *kgo.Client, name string, partitions int32, configs map[string]string) (TopicState, error) {
+	return Options{}.EnsureTopic(ctx, cl, name, partitions, configs)
+}
+
+// EnsureTopic creates the topic where it is missing (partitions -1: the broker's default; replication by the options) and reports what
+// differs where it stands already. It changes nothing of a topic that exists. It blocks until the log has answered. Where we may not create it, the error
+// says what to create.
+func (o Options) EnsureTopic(ctx context.Context, cl *kgo.Client, name string, partitions int32, configs map[string]string) (TopicState, error) {
 	st, err := Topic(ctx, cl, name)
 	if err == nil {
 		return differs(ctx, cl, name, partitions, configs, st)
@@ -37,7 +48,16 @@ func EnsureTopic(ctx context.Context, cl *kgo.Client, name string, partitions in
 	for k, v := range configs {
 		want[k] = &v
 	}
-	resp, err := kadm.NewClient(cl).CreateTopic(ctx, partitions, -1, want, name)
+	if o.MinInsyncReplicas > 0 {
+		if _, ok := want["min.insync.replicas"]; !ok {
+			want["min.insync.replicas"] = kmsg.StringPtr(strconv.Itoa(o.MinInsyncReplicas))
+		}
+	}
+	replicas := int16(-1)
+	if o.ReplicationFactor > 0 {
+		replicas = int16(o.ReplicationFactor)
+	}
+	resp, err := kadm.NewClient(cl).CreateTopic(ctx, partitions, replicas, want, name)
 	switch {
 	case errors.Is(err, kerr.TopicAlreadyExists): // another process was quicker
 		st, err = Topic(ctx, cl, name)
@@ -48,6 +68,10 @@ func EnsureTopic(ctx context.Context, cl *kgo.Client, name string, partitions in
 	case err != nil:
 		if resp.ErrMessage != "" {
 			err = fmt.Errorf("%w: %s", err, resp.ErrMessage)
+		}
+		if errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.ClusterAuthorizationFailed) || errors.Is(err, kerr.PolicyViolation) {
+			return TopicState{}, &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "topic-missing", Place: "topic " + name, Cause: "it does not exist, and the log does not let us create it",
+				Err: err, Fix: "have it created: " + createCommand(name, partitions, replicas, want)}
 		}
 		return TopicState{}, wrap(err, "create topic %s", name)
 	}
@@ -68,21 +92,12 @@ func differs(ctx context.Context, cl *kgo.Client, name string, partitions int32,
 	if len(configs) == 0 {
 		return st, nil
 	}
-	rcs, err := kadm.NewClient(cl).DescribeTopicConfigs(ctx, name)
-	if err == nil && len(rcs) == 1 {
-		err = rcs[0].Err
-	}
-	if errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.UnsupportedVersion) {
+	is, err := topicConfigs(ctx, cl, name)
+	if errors.Is(err, errNotReadable) {
 		return st, nil // who may write need not be allowed to read configs
 	}
 	if err != nil {
-		return st, wrap(err, "configs of topic %s", name)
-	}
-	is := map[string]string{}
-	for _, rc := range rcs {
-		for _, c := range rc.Configs {
-			is[c.Key] = c.MaybeValue()
-		}
+		return st, err
 	}
 	for k, v := range configs {
 		if got, ok := is[k]; !ok || got != v {
@@ -91,6 +106,46 @@ func differs(ctx context.Context, cl *kgo.Client, name string, partitions int32,
 	}
 	slices.Sort(st.Differs)
 	return st, nil
+}
+
+// errNotReadable: the log does not tell us the configs of a topic.
+var errNotReadable = errors.New("configs of a topic are not readable")
+
+// topicConfigs returns the configs in force of a topic, or errNotReadable.
+func topicConfigs(ctx context.Context, cl *kgo.Client, name string) (map[string]string, error) {
+	rcs, err := kadm.NewClient(cl).DescribeTopicConfigs(ctx, name)
+	if err == nil && len(rcs) == 1 {
+		err = rcs[0].Err
+	}
+	if errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.UnsupportedVersion) {
+		return nil, errNotReadable
+	}
+	if err != nil {
+		return nil, wrap(err, "configs of topic %s", name)
+	}
+	is := map[string]string{}
+	for _, rc := range rcs {
+		for _, c := range rc.Configs {
+			is[c.Key] = c.MaybeValue()
+		}
+	}
+	return is, nil
+}
+
+// createCommand is what an administrator of a Kafka cluster runs to make the topic.
+func createCommand(name string, partitions int32, replicas int16, configs map[string]*string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "kafka-topics.sh --bootstrap-server … --create --topic %s", name)
+	if partitions > 0 {
+		fmt.Fprintf(&b, " --partitions %d", partitions)
+	}
+	if replicas > 0 {
+		fmt.Fprintf(&b, " --replication-factor %d", replicas)
+	}
+	for _, k := range slices.Sorted(maps.Keys(configs)) {
+		fmt.Fprintf(&b, " --config %s=%s", k, *configs[k])
+	}
+	return b.String()
 }
 
 // CheckTopicName returns why name cannot be the name of a topic that users write to, or nil.

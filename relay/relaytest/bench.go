@@ -100,7 +100,7 @@ func (b *Bench) Wait(what string, ok func() bool) {
 
 // Position returns the source's position in the log; ok is false while it has none.
 func (b *Bench) Position() (p relay.PositionRecord, ok bool) {
-	p, ok, err := relay.ReadPosition(context.Background(), b.Client, "shop")
+	p, ok, err := relay.ReadPosition(context.Background(), b.Client, b.Options.Kafka.PositionsTopic(), "shop")
 	return p, ok && err == nil
 }
 
@@ -185,7 +185,7 @@ func (b *Bench) CheckConfirms() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		for {
-			in, ok, err := relay.ReadPosition(ctx, b.Client, "shop")
+			in, ok, err := relay.ReadPosition(ctx, b.Client, b.Options.Kafka.PositionsTopic(), "shop")
 			if errors.Is(err, kgo.ErrClientClosed) {
 				return // the test has ended
 			}
