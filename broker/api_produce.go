@@ -190,7 +190,12 @@ func (call *produceCall) check(t *topic, records []byte) (batch []byte, code *ke
 	case b.Transactional() && call.req.txnID == nil:
 		return nil, kerr.TransactionalIDAuthorizationFailed, "a transactional batch without a transactional id", -1
 	}
-	return records, nil, "", -1
+	b, err = call.s.conform(b, conf)
+	if err != nil {
+		code, message, bad = recordError(err)
+		return nil, code, message, bad
+	}
+	return b, nil, "", -1
 }
 
 // recordError maps the classes of package record to Kafka's errors.
@@ -203,6 +208,8 @@ func recordError(err error) (code *kerr.Error, message string, bad int32) {
 	switch {
 	case errors.Is(err, record.ErrTooLarge):
 		return kerr.MessageTooLarge, err.Error(), bad
+	case errors.Is(err, record.ErrTimestamp):
+		return kerr.InvalidTimestamp, err.Error(), bad
 	case errors.Is(err, record.ErrUnsupportedMagic):
 		return kerr.UnsupportedForMessageFormat, err.Error(), bad
 	case errors.Is(err, record.ErrInvalid):

@@ -10,13 +10,14 @@ import (
 
 // topicConfig is a topic's configuration in the form that requests need it; immutable.
 type topicConfig struct {
+	cluster.Settings
 	replica         replica.TopicConfig
 	maxMessageBytes int
 }
 
 func (s *Server) topicConfigOf(t *cluster.Topic) *topicConfig {
 	set := cluster.SettingsOf(t.Configs, s.topicDefaults())
-	return &topicConfig{replica: set.Replica, maxMessageBytes: set.MaxMessageBytes}
+	return &topicConfig{Settings: set, replica: set.Replica, maxMessageBytes: set.MaxMessageBytes}
 }
 
 // topicDefaults returns the topic configs whose default is another here than the table's: by this server's options, or by what was set of

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -99,7 +100,19 @@ func (c *Client) SetConfigs(ctx context.Context, name string, configs map[string
 
 // AlterConfigs sets some of a topic's configs and puts others back to their defaults (IncrementalAlterConfigs). Refusals as for SetConfigs.
 func (c *Client) AlterConfigs(ctx context.Context, name string, set map[string]string, unset []string) error {
-	if err := ValidateConfigs(set); err != nil {
+	after := map[string]string{}
+	if t := c.m.State().Topics[name]; t != nil {
+		for k, v := range t.Configs {
+			if d, ok := ConfigDefOf(k); ok && d.Check(v) == nil { // what an older version accepted is no reason to refuse now
+				after[k] = v
+			}
+		}
+	}
+	maps.Copy(after, set)
+	for _, u := range unset {
+		delete(after, u)
+	}
+	if err := errors.Join(ValidateConfigs(set), ValidateConfigs(after)); err != nil {
 		return err
 	}
 	for _, u := range unset {

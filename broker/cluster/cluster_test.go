@@ -205,7 +205,8 @@ func TestConfigDef_Check(t *testing.T) {
 		{"retention.ms", "-1", true}, {"retention.ms", "-2", false}, {"retention.ms", "9223372036854775807", true}, {"retention.ms", "9223372036854775808", false},
 		{"segment.bytes", "16384", true}, {"segment.bytes", "100", false}, {"max.message.bytes", "1e3", false},
 		{"min.cleanable.dirty.ratio", "0.1", true}, {"min.cleanable.dirty.ratio", "NaN", false}, {"min.cleanable.dirty.ratio", "1.1", false},
-		{"min.insync.replicas", "1", true}, {"min.insync.replicas", "2", false}, {"compression.type", "gzip", false},
+		{"min.insync.replicas", "1", true}, {"min.insync.replicas", "2", false}, {"compression.type", "gzip", true}, {"compression.type", "uncompressed", true}, {"compression.type", "none", false},
+		{"compression.zstd.level", "23", false}, {"compression.lz4.level", "9", true}, {"segment.bytes", "2147483647", true}, {"message.timestamp.after.max.ms", "-1", false},
 		{"message.timestamp.type", "CreateTime", true}, {"message.timestamp.type", "createtime", false}, {"flush.ms", "7", true},
 	} {
 		err := cluster.ValidateConfigs(map[string]string{tc.name: tc.value})
@@ -215,6 +216,17 @@ func TestConfigDef_Check(t *testing.T) {
 		if err != nil && !errors.Is(err, kerr.InvalidConfig) {
 			t.Errorf("%s=%q: %v is no INVALID_CONFIG", tc.name, tc.value, err)
 		}
+	}
+}
+
+// TestValidateConfigs_togetherMakeSense: a minimum above its maximum is refused, also where the two come one after the other.
+func TestValidateConfigs_togetherMakeSense(t *testing.T) {
+	t.Parallel()
+	if err := cluster.ValidateConfigs(map[string]string{"min.compaction.lag.ms": "10", "max.compaction.lag.ms": "10"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.ValidateConfigs(map[string]string{"min.compaction.lag.ms": "11", "max.compaction.lag.ms": "10"}); !errors.Is(err, kerr.InvalidConfig) {
+		t.Fatal(err)
 	}
 }
 

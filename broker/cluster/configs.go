@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/outrelay/outrelay/broker/record"
 	"github.com/outrelay/outrelay/broker/replica"
 )
 
@@ -47,6 +48,8 @@ const (
 	DeleteRetentionMs = "delete.retention.ms"
 	MaxCompactionLag  = "max.compaction.lag.ms"
 	MaxMessageBytes   = "max.message.bytes"
+	TimestampAfter    = "message.timestamp.after.max.ms"
+	TimestampBefore   = "message.timestamp.before.max.ms"
 	TimestampType     = "message.timestamp.type"
 	MinCleanableRatio = "min.cleanable.dirty.ratio"
 	MinCompactionLag  = "min.compaction.lag.ms"
@@ -55,6 +58,12 @@ const (
 	RetentionMs       = "retention.ms"
 	SegmentBytes      = "segment.bytes"
 	SegmentMs         = "segment.ms"
+)
+
+// The values of CompressionType that are no codec's name.
+const (
+	CompressionProducer = "producer"
+	CompressionNone     = "uncompressed"
 )
 
 const (
@@ -82,12 +91,15 @@ func ConfigDefs() []ConfigDef {
 			Doc: "What becomes of old segments: delete by retention, compact to the last record of each key, or both.",
 		},
 		{
-			Name: CompressionType, Type: ConfigString, Default: "producer", oneOf: []string{"producer"}, Served: true,
-			Doc: "Batches stay as the producer compressed them; nothing else is served.",
+			Name: CompressionType, Type: ConfigString, Default: CompressionProducer, Served: true,
+			oneOf: []string{CompressionProducer, CompressionNone, "gzip", "snappy", "lz4", "zstd"},
+			Doc:   "How batches are kept: as the producer compressed them, or compressed anew where that is another way.",
 		},
 		long(DeleteRetentionMs, day, 0, noMax, "How long a tombstone or transaction marker outlives the compaction that first saw it, so that readers meet it."),
-		long(MaxCompactionLag, math.MaxInt64, 1, noMax, "A record is compacted at the latest so long after it was written."),
+		long(MaxCompactionLag, math.MaxInt64, 1, noMax, "A record is compacted at the latest so long after it was written; a segment is closed when it is older."),
 		integer(MaxMessageBytes, 1_048_588, batchHead, messageMax, "The largest record batch, as sent."),
+		long(TimestampAfter, 60*60*1000, 0, noMax, "How far ahead of the leader's clock a producer's timestamp may be."),
+		long(TimestampBefore, math.MaxInt64, 0, noMax, "How far behind the leader's clock a producer's timestamp may be."),
 		{
 			Name: TimestampType, Type: ConfigString, Default: "CreateTime", Served: true, oneOf: []string{"CreateTime", "LogAppendTime"},
 			Doc: "Whether a record keeps its producer's timestamp or gets the leader's.",
@@ -99,8 +111,8 @@ func ConfigDefs() []ConfigDef {
 		long(MinCompactionLag, 0, 0, noMax, "A record stays uncompacted for at least so long."),
 		integer(MinInsyncReplicas, 1, 1, 1, "Writes always wait for a majority of the replicas; 1 is the only value until there are more."),
 		long(RetentionBytes, -1, -1, noMax, "Bytes a partition keeps; -1: no limit."),
-		long(RetentionMs, 7*day, -1, noMax, "How long a segment is kept after its last record; -1: for ever."),
-		integer(SegmentBytes, 128<<20, 1<<14, 1<<30, "A segment is closed before it grows beyond."),
+		long(RetentionMs, 7*day, -1, noMax, "How long a segment is kept after its latest record; -1: for ever."),
+		integer(SegmentBytes, 128<<20, 1<<14, maxInt, "A segment is closed before it grows beyond."),
 		long(SegmentMs, 7*day, 1, noMax, "A segment is closed when it is older."),
 	}
 	defs = append(defs, unserved()...)
@@ -113,6 +125,9 @@ func unserved() []ConfigDef {
 	number := func(name, def string, low float64) ConfigDef {
 		return ConfigDef{Name: name, Type: ConfigLong, Default: def, min: low, max: noMax}
 	}
+	level := func(name, def string, low, high float64) ConfigDef {
+		return ConfigDef{Name: name, Type: ConfigInt, Default: def, min: low, max: high}
+	}
 	yesNo := func(name, def string, oneOf ...string) ConfigDef {
 		return ConfigDef{Name: name, Type: ConfigBoolean, Default: def, oneOf: oneOf}
 	}
@@ -124,7 +139,7 @@ func unserved() []ConfigDef {
 		{Name: "segment.index.bytes", Type: ConfigInt, Default: "10485760", min: 4, max: noMax},
 		number("local.retention.bytes", "-2", -2), number("local.retention.ms", "-2", -2),
 		yesNo("message.downconversion.enable", "true"), {Name: "message.format.version", Type: ConfigString, Default: "3.0-IV1"},
-		number("message.timestamp.after.max.ms", forever, 0), number("message.timestamp.before.max.ms", forever, 0),
+		level("compression.gzip.level", "-1", -1, 9), level("compression.lz4.level", "9", 1, 17), level("compression.zstd.level", "3", -131072, 22),
 		number("message.timestamp.difference.max.ms", forever, 0), yesNo("preallocate", "false"),
 		yesNo("remote.log.copy.disable", "false"), yesNo("remote.log.delete.on.disable", "false"), yesNo("remote.storage.enable", "false", "false"),
 		number("segment.jitter.ms", "0", 0), yesNo("unclean.leader.election.enable", "false"),
@@ -197,6 +212,11 @@ func ValidateConfigs(configs map[string]string) error {
 			return err
 		}
 	}
+	e := Effective(configs, nil)
+	least, _ := strconv.ParseInt(e[MinCompactionLag], 10, 64) // checked above
+	if most, _ := strconv.ParseInt(e[MaxCompactionLag], 10, 64); least > most {
+		return errorf(kerr.InvalidConfig, "%s is %d, above %s, %d", MinCompactionLag, least, MaxCompactionLag, most)
+	}
 	return nil
 }
 
@@ -206,6 +226,11 @@ type Settings struct {
 	MaxMessageBytes int
 	Compact         bool
 	LogAppendTime   bool
+	// Compression is the codec that batches are kept with; Recompress is false where they stay as the producer compressed them.
+	Recompress  bool
+	Compression record.Codec
+	// TimestampBefore and TimestampAfter bound a producer's timestamps around the leader's clock.
+	TimestampBefore, TimestampAfter time.Duration
 }
 
 // Effective returns the value of every config: what is set, else the node's default, else the table's.
@@ -236,7 +261,24 @@ func SettingsOf(configs, defaults map[string]string) Settings {
 		LogAppendTime: e[TimestampType] == "LogAppendTime", DeleteRetentionMs: i(DeleteRetentionMs),
 		MinCompactionLag: millis(i(MinCompactionLag)), MaxCompactionLag: millis(i(MaxCompactionLag)), MinCleanableRatio: ratio,
 	}
-	return Settings{Replica: r, MaxMessageBytes: int(i(MaxMessageBytes)), Compact: r.Compact, LogAppendTime: r.LogAppendTime}
+	codec, recompress := codecOf(e[CompressionType])
+	return Settings{
+		Replica: r, MaxMessageBytes: int(i(MaxMessageBytes)), Compact: r.Compact, LogAppendTime: r.LogAppendTime,
+		Recompress: recompress, Compression: codec, TimestampBefore: millis(i(TimestampBefore)), TimestampAfter: millis(i(TimestampAfter)),
+	}
+}
+
+// codecOf returns the codec that a value of CompressionType names; ok is false where batches stay as they are.
+func codecOf(name string) (c record.Codec, ok bool) {
+	if name == CompressionNone {
+		return record.CodecNone, true
+	}
+	for c := record.CodecGzip; c <= record.CodecZstd; c++ {
+		if c.String() == name {
+			return c, true
+		}
+	}
+	return 0, false
 }
 
 // millis is ms as a duration, without overflow.

@@ -11,6 +11,8 @@ var (
 	ErrCorrupt = errors.New("corrupt record batch")
 	// ErrInvalid: the bytes are whole, but a producer may not send them. INVALID_RECORD.
 	ErrInvalid = errors.New("invalid record batch")
+	// ErrTimestamp: the batch has a timestamp, or a type of timestamp, that its producer may not give it. INVALID_TIMESTAMP.
+	ErrTimestamp = errors.New("invalid timestamp")
 	// ErrTooLarge: above the size limit, as sent or decompressed. MESSAGE_TOO_LARGE.
 	ErrTooLarge = errors.New("record batch too large")
 	// ErrUnsupportedMagic: the format version is not one that is served here. UNSUPPORTED_FOR_MESSAGE_FORMAT.

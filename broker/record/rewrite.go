@@ -68,3 +68,21 @@ func headerOf(b Batch) header {
 		producerEpoch: b.ProducerEpoch(), baseSequence: b.BaseSequence(), count: b.Count(),
 	}
 }
+
+// Recompress returns b, a whole batch, with its records compressed by codec (compression.type). Everything else stays. It walks the records, so that what did
+// not decompress to whole ones is not hidden behind a new checksum. Errors wrap ErrCorrupt, ErrInvalid or ErrTooLarge.
+func (c *Codecs) Recompress(b Batch, codec Codec) (Batch, error) {
+	p, err := c.payload(b)
+	if err != nil {
+		return nil, err
+	}
+	w := walker{p: p, left: b.Count()}
+	for w.next() {
+	}
+	if w.err != nil {
+		return nil, w.err
+	}
+	h := headerOf(b)
+	h.attributes = h.attributes&^attrCodecMask | int16(codec)
+	return seal(c, h, p)
+}

@@ -68,7 +68,7 @@ func validateHeader(h Batch, o ValidateOptions) error {
 	}
 	// Both are the broker's to set (KIP-32, KIP-534).
 	if h.LogAppendTime() && !o.AllowControl {
-		return fmt.Errorf("timestamp type LogAppendTime from a client: %w", ErrInvalid)
+		return fmt.Errorf("timestamp type LogAppendTime from a client: %w: %w", ErrTimestamp, ErrInvalid)
 	}
 	if _, ok := h.DeleteHorizon(); ok {
 		return fmt.Errorf("delete horizon from a client: %w", ErrInvalid)

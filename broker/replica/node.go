@@ -336,7 +336,7 @@ func (n *Node) Status(id GroupID) (st GroupStatus, err error) {
 	if h == nil || h.g == nil {
 		return st, ErrUnknownGroup
 	}
-	err = n.onGroup(id, h, func() { st = h.g.status() })
+	err = n.onGroup(id, h, func() bool { st = h.g.status(); return false })
 	return st, err
 }
 

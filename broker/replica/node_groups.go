@@ -99,7 +99,7 @@ func (n *Node) openGroup(id GroupID, sm StateMachine, conf GroupConf, d *diskGro
 	if b, ok := sm.(binder); ok {
 		b.bind(binding{
 			propose: func(p []byte, placed func(), done func(any, error)) { n.ProposePlaced(id, p, placed, done) },
-			onShard: func(fn func()) error { return n.onGroup(id, h, fn) },
+			onShard: func(fn func() bool) error { return n.onGroup(id, h, fn) },
 		})
 	}
 	if err := sm.Restore(blob); err != nil {
@@ -146,11 +146,11 @@ func (n *Node) RemoveGroup(id GroupID) error {
 }
 
 // onGroup runs fn between two applies of a group, and waits.
-func (n *Node) onGroup(id GroupID, h *handle, fn func()) error {
+func (n *Node) onGroup(id GroupID, h *handle, fn func() (changed bool)) error {
 	err := ErrUnknownGroup
 	if cerr := n.call(h.shard, func(s *shard) {
 		if g := s.groups[id]; g != nil && g == h.g {
-			fn()
+			g.dirty = fn() || g.dirty
 			err = nil
 		}
 	}); cerr != nil {

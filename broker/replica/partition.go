@@ -56,7 +56,8 @@ type mark struct {
 // binding is what a partition needs of the node.
 type binding struct {
 	propose func(payload []byte, placed func(), done func(any, error))
-	onShard func(fn func()) error // runs fn between two applies and waits for it
+	// onShard runs fn between two applies and waits for it. fn says whether the next checkpoint has something to say of the group that no entry brought.
+	onShard func(fn func() (changed bool)) error
 }
 
 const defaultProducerExpiry = 24 * time.Hour
@@ -264,7 +265,7 @@ func (p *Partition) Restore(blob []byte) error {
 	}
 	cfg := p.config()
 	log, err := segment.Open(p.o.FS, p.o.Dir, st, segment.Options{
-		SegmentBytes: cfg.SegmentBytes, SegmentAge: time.Duration(cfg.SegmentMs) * time.Millisecond, Clock: p.o.Clock, Logger: p.o.Logger,
+		SegmentBytes: cfg.SegmentBytes, SegmentAge: cfg.segmentAge(), Clock: p.o.Clock, Logger: p.o.Logger,
 	})
 	if err != nil {
 		return fmt.Errorf("%s/%d: %w", p.o.Topic, p.o.Index, err)

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/outrelay/outrelay/broker/record"
@@ -22,6 +23,18 @@ type TopicConfig struct {
 	MinCompactionLag  time.Duration
 	MaxCompactionLag  time.Duration
 	MinCleanableRatio float64
+}
+
+// segmentAge is how old a segment may grow; 0 stands for the default. In a compacted topic a segment is closed in time for max.compaction.lag.ms.
+func (c TopicConfig) segmentAge() time.Duration {
+	age := time.Duration(math.MaxInt64)
+	if c.SegmentMs < int64(age/time.Millisecond) {
+		age = time.Duration(c.SegmentMs) * time.Millisecond
+	}
+	if c.Compact && c.MaxCompactionLag > 0 && age > 0 {
+		age = min(age, c.MaxCompactionLag)
+	}
+	return age
 }
 
 // Observer follows what a partition holds (group offsets, transaction state). Its methods are called at apply, in log order,

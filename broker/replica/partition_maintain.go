@@ -20,9 +20,13 @@ func (p *Partition) Maintain(now time.Time) error {
 	}
 	cfg := p.config()
 	var rollErr error
-	err := p.in.onShard(func() {
-		p.log.Configure(cfg.SegmentBytes, time.Duration(cfg.SegmentMs)*time.Millisecond)
-		rollErr = p.log.RollIfOld(now)
+	err := p.in.onShard(func() bool {
+		before := p.log.Segments()
+		p.log.Configure(cfg.SegmentBytes, cfg.segmentAge())
+		if rollErr = p.log.RollIfOld(now); rollErr == nil && cfg.Delete && cfg.RetentionMs >= 0 {
+			rollErr = p.log.RollIfExpired(now.UnixMilli() - cfg.RetentionMs) // as Kafka: the last records expire too
+		}
+		return p.log.Segments() != before // else nothing of an idle partition would come below a checkpoint
 	})
 	if err != nil {
 		return nil // removed or closing

@@ -190,11 +190,50 @@ func (m *model) checkpoint() error {
 func (m *model) compact() error {
 	below := min(m.durable.ActiveBase, m.stable())
 	m.cleaned = max(m.cleaned, below)
-	_, err := m.log.Compact(context.Background(), segment.CompactOptions{
+	stats, err := m.log.Compact(context.Background(), segment.CompactOptions{
 		Below: below, Now: m.clk.Now(), DeleteRetention: time.Duration(m.rnd.IntN(3)) * time.Hour, ProducerExpiry: 1000 * time.Hour,
 		MapBytes: 1 << (10 + m.rnd.IntN(8)),
 	})
-	return err
+	if err != nil || stats.CleanedTo == 0 {
+		return err
+	}
+	return m.checkCompacted(stats.CleanedTo)
+}
+
+// checkCompacted looks for what a compaction up to an offset should have removed: records that a later committed one of their key replaces, and those of
+// aborted transactions.
+func (m *model) checkCompacted(to int64) error {
+	start := m.log.LogStartOffset()
+	all, err := readAll(m.log, m.rnd, start, m.next)
+	if err != nil {
+		return err
+	}
+	facts, latest := map[int64]fact{}, map[string]int64{}
+	for _, f := range m.facts {
+		facts[f.offset] = f
+		if f.offset < to && !f.aborted && !m.inOpen(f) {
+			latest[string(f.key)] = f.offset
+		}
+	}
+	for _, b := range all {
+		if b.Control() {
+			continue
+		}
+		if err := m.c.Records(b, func(r record.Record) error {
+			f := facts[b.Offset(r)]
+			switch {
+			case f.offset >= to:
+			case f.aborted:
+				return fmt.Errorf("compacted to %d: the aborted record at %d is there", to, f.offset)
+			case f.offset < latest[string(f.key)]:
+				return fmt.Errorf("compacted to %d: the record of %s at %d is there, and a later one at %d", to, f.key, f.offset, latest[string(f.key)])
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m *model) advance() error {

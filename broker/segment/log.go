@@ -209,6 +209,24 @@ func (l *Log) RollIfOld(now time.Time) error {
 	return l.roll(now)
 }
 
+// RollIfExpired begins a new segment if all records of the active one have timestamps before the given time (ms), or, where none has one, if it was begun before:
+// retention, which leaves the active segment alone, can then take it. Call it where Append is called.
+func (l *Log) RollIfExpired(before int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	ts := l.index.maxTS
+	if ts == noTimestamp {
+		ts = l.created.UnixMilli()
+	}
+	if l.active.size.Load() == 0 || ts >= before {
+		return nil
+	}
+	return l.roll(l.o.Clock.Now())
+}
+
 // Roll begins a new segment if the active one holds something. Call it where Append is called.
 func (l *Log) Roll() error {
 	l.mu.Lock()

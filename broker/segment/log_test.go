@@ -620,3 +620,24 @@ func BenchmarkRead_chunks(b *testing.B) {
 		}
 	}
 }
+
+// TestLog_RollIfExpired: retention can take the last records too, once all of them are old enough.
+func TestLog_RollIfExpired(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, segment.Options{})
+	b.must(b.log.RollIfExpired(1 << 60)) // empty: nothing to roll
+	b.put(100, "a=1")
+	b.put(200, "b=1")
+	b.must(b.log.RollIfExpired(200))
+	b.want(b.names(), "_")
+	b.must(b.log.RollIfExpired(201))
+	b.want(b.names(), "_ 2_")
+	b.putAs(record.NoProducer(record.CodecNone), record.NoTimestamp, "c=1") // without a timestamp the segment's own age counts
+	b.must(b.log.RollIfExpired(b.clk.Now().UnixMilli()))
+	b.want(b.names(), "_ 2_")
+	b.must(b.log.RollIfExpired(b.clk.Now().UnixMilli() + 1))
+	b.want(b.names(), "_ 2_ 3_")
+	if at := b.log.RetentionPoint(time.UnixMilli(1000), 500, -1, 3); at != 2 {
+		t.Fatalf("retention point %d", at)
+	}
+}
