@@ -66,3 +66,37 @@ func (s slots) String() string {
 	}
 	return "[" + strings.Join(out, " ") + "]"
 }
+
+// AssignMember is a member as RunAssignor gives it to an assignor: topics are numbered from 1, and so are their partitions from 0.
+type AssignMember struct {
+	ID, Instance string
+	Topics       []byte
+	Had          map[[2]int32]bool
+}
+
+// RunAssignor runs the named assignor over topics with so many partitions each, and returns what each member gets.
+func RunAssignor(name string, members []AssignMember, partitions []int32) []map[[2]int32]bool {
+	var subs []subscriber
+	for _, m := range members {
+		s := subscriber{id: m.ID, instance: m.Instance, topics: map[[16]byte]bool{}, had: slots{}}
+		for _, t := range m.Topics {
+			s.topics[[16]byte{t}] = true
+		}
+		for p := range m.Had {
+			s.had[slot{[16]byte{byte(p[0])}, p[1]}] = 0
+		}
+		subs = append(subs, s)
+	}
+	var topics []assignTopic
+	for i, n := range partitions {
+		topics = append(topics, assignTopic{id: [16]byte{byte(i + 1)}, partitions: n})
+	}
+	out := make([]map[[2]int32]bool, len(members))
+	for i, s := range assignor(name)(subs, topics) {
+		out[i] = map[[2]int32]bool{}
+		for p := range s {
+			out[i][[2]int32{int32(p.topic[0]), p.partition}] = true
+		}
+	}
+	return out
+}
