@@ -28,3 +28,14 @@ func (e *RecordError) Error() string {
 
 // Unwrap makes errors.Is find outrelay.ErrRecord and the cause.
 func (e *RecordError) Unwrap() []error { return []error{outrelay.ErrRecord, e.Err} }
+
+// BatchError says which of several batches an error of ApplyAll belongs to. Its error carries the class.
+type BatchError struct {
+	Index int // into the batches as they were given
+	Err   error
+}
+
+func (e *BatchError) Error() string { return e.Err.Error() }
+
+// Unwrap makes errors.Is find the class.
+func (e *BatchError) Unwrap() error { return e.Err }

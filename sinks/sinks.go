@@ -110,6 +110,18 @@ type OffsetStore interface {
 	Reset(ctx context.Context, group string, p Partition, next int64) error
 }
 
+// MultiApplier is an OffsetStore that can share a transaction between partitions of a group. A store that is none gets one batch at a time.
+type MultiApplier interface {
+	OffsetStore
+	// ApplyAll makes all effects of all batches and moves all their offsets, or does nothing at all: where one batch's claim no longer holds,
+	// none of them takes effect (S3). It blocks until they are durable. At least one batch, at most one of a partition, all of one group; bs is
+	// the caller's and stays as it is. It may be called concurrently for different partitions.
+	//
+	// Errors have Apply's classes. Fenced and failing records come as a *BatchError where the batch is known; it says nothing about the
+	// other batches, which may be applied without it. ErrAmbiguous is about all of them: each is to be claimed again.
+	ApplyAll(ctx context.Context, bs []Batch) error
+}
+
 // OffsetRow is one row of outrelay_offsets.
 type OffsetRow struct {
 	Group     string

@@ -1,9 +1,12 @@
 package postgres
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,26 +21,39 @@ import (
 type call struct {
 	st     *statement
 	h      *handler
-	record int // index into the batch
+	batch  int // index into the batches
+	record int // index into the batch's records
 	from   int // its values are conn.values[from : from+len(st.params)]
 }
 
 // Apply implements sinks.Sink. See the package comment for how the batch stays whole.
 func (s *Sink) Apply(ctx context.Context, b sinks.Batch) error {
-	if b.From > b.Next || b.Claim.Next < -1 {
-		return fmt.Errorf("BUG: batch [%d, %d)", b.From, b.Next)
+	err := s.ApplyAll(ctx, []sinks.Batch{b})
+	var of *sinks.BatchError
+	if errors.As(err, &of) {
+		return of.Err
+	}
+	return err
+}
+
+// ApplyAll implements sinks.MultiApplier.
+func (s *Sink) ApplyAll(ctx context.Context, bs []sinks.Batch) error {
+	order, err := moveOrder(bs)
+	if err != nil {
+		return err
 	}
 	c, err := s.acquire(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.bind(s.handlers, &b); err != nil {
+	c.batches, c.order = bs, order
+	if err := c.bind(s.handlers); err != nil {
 		s.release(c, false)
 		return err
 	}
-	err = c.run(ctx, &b)
+	err = c.run(ctx)
 	broken := c.pg.IsClosed()
-	var fault *batchError
+	var fault *applyError
 	if errors.As(err, &fault) {
 		broken = broken || fault.broken
 		err = fault.err
@@ -49,6 +65,32 @@ func (s *Sink) Apply(ctx context.Context, b sinks.Batch) error {
 	return err
 }
 
+// moveOrder is the order in which the batches' offsets are moved: the same for every owner, so that an old one and a new one never wait for
+// each other's rows in a circle. (At READ COMMITTED an old one does not wait: its epoch no longer matches. At other levels its snapshot may.)
+func moveOrder(bs []sinks.Batch) ([]int, error) {
+	order := make([]int, len(bs))
+	for i := range bs {
+		if b := &bs[i]; b.From > b.Next || b.Claim.Next < -1 {
+			return nil, fmt.Errorf("BUG: batch [%d, %d)", b.From, b.Next)
+		}
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return comparePartitions(&bs[i].Claim, &bs[j].Claim) })
+	for n := 1; n < len(order); n++ {
+		if a, b := &bs[order[n-1]].Claim, &bs[order[n]].Claim; comparePartitions(a, b) == 0 {
+			return nil, fmt.Errorf("BUG: two batches of %s/%d in one transaction", a.Partition.Topic, a.Partition.Partition)
+		}
+	}
+	return order, nil
+}
+
+func comparePartitions(a, b *sinks.Claim) int {
+	return cmp.Or(
+		cmp.Compare(a.Partition.LogID, b.Partition.LogID), cmp.Compare(a.Group, b.Group),
+		bytes.Compare(a.Partition.TopicID[:], b.Partition.TopicID[:]), cmp.Compare(a.Partition.Partition, b.Partition.Partition),
+	)
+}
+
 // rollback ends the failed transaction; false means that the connection is of no more use.
 func (c *conn) rollback() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -57,24 +99,27 @@ func (c *conn) rollback() bool {
 	return err == nil && c.pg.TxStatus() == 'I'
 }
 
-// bind computes the statements and values of the whole batch before anything is sent: a payload that cannot be bound then costs
+// bind computes the statements and values of all batches before anything is sent: a payload that cannot be bound then costs
 // no transaction.
-func (c *conn) bind(hs *handlers, b *sinks.Batch) error {
+func (c *conn) bind(hs *handlers) error {
 	c.calls, c.values, c.arena = c.calls[:0], c.values[:0], c.arena[:0]
-	for i := range b.Records {
-		r := &b.Records[i]
-		h := hs.of(r)
-		if h == nil {
-			continue
-		}
-		if err := c.bindRecord(h, r, i); err != nil {
-			return &sinks.RecordError{Record: *r, Handler: h.name, Err: err}
+	for bi := range c.batches {
+		records := c.batches[bi].Records
+		for i := range records {
+			r := &records[i]
+			h := hs.of(r)
+			if h == nil {
+				continue
+			}
+			if err := c.bindRecord(h, r, bi, i); err != nil {
+				return &sinks.BatchError{Index: bi, Err: &sinks.RecordError{Record: *r, Handler: h.name, Err: err}}
+			}
 		}
 	}
 	return nil
 }
 
-func (c *conn) bindRecord(h *handler, r *sinks.Record, index int) error {
+func (c *conn) bindRecord(h *handler, r *sinks.Record, batch, index int) error {
 	if h.slots > 0 {
 		if cap(c.slots) < h.slots {
 			c.slots = make([][]byte, h.slots)
@@ -88,7 +133,7 @@ func (c *conn) bindRecord(h *handler, r *sinks.Record, index int) error {
 		}
 	}
 	for _, st := range h.statements {
-		c.calls = append(c.calls, call{st: st, h: h, record: index, from: len(c.values)})
+		c.calls = append(c.calls, call{st: st, h: h, batch: batch, record: index, from: len(c.values)})
 		for i, p := range st.params {
 			v, err := c.value(st, i, p, r)
 			if err != nil {
@@ -142,39 +187,39 @@ func (c *conn) keep(arena []byte) []byte {
 	return v
 }
 
-// batchError carries whether the connection is of use after err.
-type batchError struct {
+// applyError carries whether the connection is of use after err.
+type applyError struct {
 	err    error
 	broken bool
 }
 
-func (e *batchError) Error() string { return e.err.Error() }
-func (e *batchError) Unwrap() error { return e.err }
+func (e *applyError) Error() string { return e.err.Error() }
+func (e *applyError) Unwrap() error { return e.err }
 
 // flushBytes is how much is gathered before it is sent, so that the server works while we encode.
 const flushBytes = 64 << 10
 
-// run sends the batch as one pipeline and reads its outcome.
-func (c *conn) run(ctx context.Context, b *sinks.Batch) error {
+// run sends the batches as one pipeline and reads their outcome.
+func (c *conn) run(ctx context.Context) error {
 	failpoint.Hit("C16")
 	if err := ctx.Err(); err != nil {
 		return err // nothing was sent, so there is no doubt
 	}
 	p := c.pg.StartPipeline(ctx)
 	defer func() { _ = p.Close() }()
-	err := c.send(p, b)
+	err := c.send(p)
 	if err != nil {
 		// Nothing that ends in COMMIT has left us: send does not flush it before the last step.
-		return &batchError{transient("send", err), true}
+		return &applyError{transient("send", err), true}
 	}
 	if err := p.Flush(); err != nil {
-		return &batchError{fmt.Errorf("%w: %w", sinks.ErrAmbiguous, err), true}
+		return &applyError{fmt.Errorf("%w: %w", sinks.ErrAmbiguous, err), true}
 	}
-	return c.outcome(p, b)
+	return c.outcome(p)
 }
 
-// send encodes the batch. The COMMIT is encoded last and left to the final flush.
-func (c *conn) send(p *pgconn.Pipeline, b *sinks.Batch) error {
+// send encodes the batches. The COMMIT is encoded last and left to the final flush.
+func (c *conn) send(p *pgconn.Pipeline) error {
 	p.SendQueryPrepared(c.begin.Name, nil, nil, nil)
 	pending := 0
 	for i := range c.calls {
@@ -200,7 +245,9 @@ func (c *conn) send(p *pgconn.Pipeline, b *sinks.Batch) error {
 		failpoint.Hit("C14") // where a crash shows the bug
 		p.SendQueryPrepared(c.begin.Name, nil, nil, nil)
 	}
-	p.SendQueryPrepared(c.move.Name, moveArgs(b), nil, nil)
+	for _, i := range c.order {
+		p.SendQueryPrepared(c.move.Name, moveArgs(&c.batches[i]), nil, nil)
+	}
 	if failpoint.Enabled {
 		// The server has it all but the COMMIT, which is where a crash or a stop is of interest.
 		if err := p.Flush(); err != nil {
@@ -223,11 +270,12 @@ func moveArgs(b *sinks.Batch) [][]byte {
 	}
 }
 
-// outcome reads the results in the order of sending: BEGIN, the calls, the move, COMMIT.
-func (c *conn) outcome(p *pgconn.Pipeline, b *sinks.Batch) error {
+// outcome reads the results in the order of sending: BEGIN, the calls, the moves, COMMIT.
+func (c *conn) outcome(p *pgconn.Pipeline) error {
 	n := len(c.calls)
+	commit := n + len(c.order) + 1
 	bug := failpoint.Bug("offset-outside-transaction")
-	for i, step := 0, 0; step < n+3; i++ {
+	for i, step := 0, 0; step <= commit; i++ {
 		res, err := p.GetResults()
 		var tag pgconn.CommandTag
 		if rr, ok := res.(*pgconn.ResultReader); ok && err == nil {
@@ -236,12 +284,12 @@ func (c *conn) outcome(p *pgconn.Pipeline, b *sinks.Batch) error {
 		var pgErr *pgconn.PgError
 		switch {
 		case errors.As(err, &pgErr):
-			return c.serverError(pgErr, step, b)
+			return c.serverError(pgErr, step)
 		case err != nil:
 			// We know nothing of the COMMIT, which has been sent. (Ending ctx closes the connection, too.)
-			return &batchError{fmt.Errorf("%w: %w", sinks.ErrAmbiguous, err), true}
-		case step == n+2 && tag.String() != "COMMIT":
-			return &batchError{fmt.Errorf("BUG: the server answers COMMIT with %q", tag.String()), true}
+			return &applyError{fmt.Errorf("%w: %w", sinks.ErrAmbiguous, err), true}
+		case step == commit && tag.String() != "COMMIT":
+			return &applyError{fmt.Errorf("BUG: the server answers COMMIT with %q", tag.String()), true}
 		}
 		if bug && i >= n+1 && i <= n+3 {
 			continue // the planted bug's own COMMIT, Sync and BEGIN
@@ -251,38 +299,54 @@ func (c *conn) outcome(p *pgconn.Pipeline, b *sinks.Batch) error {
 	return nil
 }
 
-// serverError turns the server's refusal of one step into the batch's error.
-func (c *conn) serverError(e *pgconn.PgError, step int, b *sinks.Batch) error {
-	k, broken := kindOf(e)
+// serverError turns the server's refusal of one step into the error of the batches.
+func (c *conn) serverError(e *pgconn.PgError, step int) error {
 	n := len(c.calls)
-	where := "begin"
-	switch {
-	case step == n+2 && isFatal(e):
+	switch commit := n + len(c.order) + 1; {
+	case step == 0:
+		return otherError("begin", e)
+	case step <= n:
+		return c.callError(&c.calls[step-1], e)
+	case step < commit:
+		return c.moveError(c.order[step-n-1], e)
+	case isFatal(e):
 		// The session ended while COMMIT ran: it may have committed before (as when it waited for a synchronous standby).
-		return &batchError{fmt.Errorf("%w: %w", sinks.ErrAmbiguous, pgText(e)), true}
-	case step == n+1 && e.Code == "22012":
-		return &batchError{&outrelay.Error{
-			Class: outrelay.ErrFenced, Code: "fenced", Place: fmt.Sprintf("group %s, %s/%d", b.Claim.Group, b.Claim.Partition.Topic, b.Claim.Partition.Partition),
-			Cause: fmt.Sprintf("epoch %d at offset %d is no longer the owner's in outrelay_offsets", b.Claim.Epoch, b.From),
-		}, false}
-	case step == n+2:
-		where = "commit"
-	case step == n+1:
-		where = "move of the offset"
-	case step > 0:
-		where = "handler " + c.calls[step-1].h.name
+		return &applyError{fmt.Errorf("%w: %w", sinks.ErrAmbiguous, pgText(e)), true}
 	}
-	switch {
-	case k == kindConflict:
-		return &batchError{conflict(where, pgText(e)), broken}
-	case k == kindTransient:
-		return &batchError{transient(where, pgText(e)), broken}
-	case step > 0 && step <= n:
-		call := c.calls[step-1]
-		return &batchError{&sinks.RecordError{Record: b.Records[call.record], Handler: call.h.name, Err: pgText(e)}, broken}
-	case where == "commit":
+	if k, broken := kindOf(e); k == kindRecord {
 		// A deferred constraint: some record is at fault, the consumer finds out which.
-		return &batchError{&outrelay.Error{Class: outrelay.ErrRecord, Code: "commit-refused", Place: "sink", Cause: "commit", Err: pgText(e)}, broken}
+		return &applyError{&outrelay.Error{Class: outrelay.ErrRecord, Code: "commit-refused", Place: "sink", Cause: "commit", Err: pgText(e)}, broken}
 	}
-	return &batchError{transient(where, pgText(e)), true}
+	return otherError("commit", e)
+}
+
+func (c *conn) callError(k *call, e *pgconn.PgError) error {
+	kind, broken := kindOf(e)
+	if kind != kindRecord {
+		return otherError("handler "+k.h.name, e)
+	}
+	re := &sinks.RecordError{Record: c.batches[k.batch].Records[k.record], Handler: k.h.name, Err: pgText(e)}
+	return &applyError{&sinks.BatchError{Index: k.batch, Err: re}, broken}
+}
+
+func (c *conn) moveError(index int, e *pgconn.PgError) error {
+	if e.Code != "22012" {
+		return otherError("move of the offset", e)
+	}
+	b := &c.batches[index]
+	return &applyError{&sinks.BatchError{Index: index, Err: &outrelay.Error{
+		Class: outrelay.ErrFenced, Code: "fenced", Place: fmt.Sprintf("group %s, %s/%d", b.Claim.Group, b.Claim.Partition.Topic, b.Claim.Partition.Partition),
+		Cause: fmt.Sprintf("epoch %d at offset %d is no longer the owner's in outrelay_offsets", b.Claim.Epoch, b.From),
+	}}, false}
+}
+
+// otherError is no record's fault: the server, its schema, another transaction.
+func otherError(where string, e *pgconn.PgError) error {
+	switch k, broken := kindOf(e); k {
+	case kindConflict:
+		return &applyError{conflict(where, pgText(e)), broken}
+	case kindTransient:
+		return &applyError{transient(where, pgText(e)), broken}
+	}
+	return &applyError{transient(where, pgText(e)), true}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/failpoint"
+	"github.com/outrelay/outrelay/sinks"
 )
 
 // conn is one session with everything prepared. One goroutine at a time has it.
@@ -24,7 +25,11 @@ type conn struct {
 	commit   *pgconn.StatementDescription
 	lost     int // Sink.lost when it was made
 
-	// Scratch space of bind, kept between batches.
+	// What is being applied.
+	batches []sinks.Batch
+	order   []int // of the batches' moves
+
+	// Scratch space of bind, kept between transactions.
 	calls  []call
 	values [][]byte
 	slots  [][]byte

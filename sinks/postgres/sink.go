@@ -1,9 +1,9 @@
 // Package postgres is the sink that applies records to a PostgreSQL database by SQL and keeps the group's offsets there, both in one
 // transaction. It never reads the log and never decides what to do about a failure: errors carry a class, the consumer decides.
 //
-// A batch is one pipeline and one round trip: BEGIN, the handlers' statements of each record, the statement that moves the offset, COMMIT,
-// Sync. The move raises an error when the claim no longer holds (see moveSQL), and after an error the server skips what follows
-// up to the Sync: there is no order of events in which the COMMIT runs and the offset has not moved.
+// A transaction is one pipeline and one round trip: BEGIN, the handlers' statements of each record, the statement that moves the offset, once for
+// each batch in it, COMMIT, Sync. A move raises an error when its claim no longer holds (see moveSQL), and after an error the server skips
+// what follows up to the Sync: there is no order of events in which the COMMIT runs and an offset has not moved.
 //
 // Limitations: a pooler in front must keep prepared statements (PgBouncer 1.21 and later, max_prepared_statements > 0), since handlers
 // are prepared once per session; a batch's values are held in memory twice while it is sent.
@@ -24,8 +24,8 @@ import (
 	"github.com/outrelay/outrelay/sinks"
 )
 
-// Sink is an open sink. It implements sinks.OffsetStore with sinks.Transactional. Methods may be called concurrently, Apply not for the same
-// partition.
+// Sink is an open sink. It implements sinks.MultiApplier with sinks.Transactional. Methods may be called concurrently, Apply and ApplyAll
+// not for the same partition.
 type Sink struct {
 	o        Options
 	handlers *handlers
@@ -180,4 +180,4 @@ func classifiedOrNil(what string, err error) error {
 	return classified(what, err)
 }
 
-var _ sinks.OffsetStore = (*Sink)(nil)
+var _ sinks.MultiApplier = (*Sink)(nil)

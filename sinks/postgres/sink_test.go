@@ -368,6 +368,53 @@ func TestApply_ambiguousCommit(t *testing.T) {
 	}
 }
 
+// The same for a transaction of three partitions: it is in for all of them or for none.
+func TestApplyAll_ambiguousCommit(t *testing.T) {
+	t.Parallel()
+	for name, rule := range map[string]testenv.Rule{
+		"before COMMIT arrives":        {Dir: testenv.ToServer, Pattern: []byte("\x00outrelay_commit\x00"), Action: testenv.CutBefore},
+		"before the answer arrives":    {Dir: testenv.ToClient, Pattern: []byte("COMMIT\x00"), Action: testenv.CutBefore},
+		"while the COMMIT is answered": {Dir: testenv.ToServer, Pattern: []byte("\x00outrelay_commit\x00"), Action: testenv.CutAfter},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tg := newTarget(t)
+			proxy := testenv.StartProxy(t, tg.pg.Addr())
+			o := tg.options("o")
+			o.ConnString = func(context.Context) (string, error) { return testenv.DSN(proxy.Addr(), tg.db, "postgres", ""), nil }
+			s := open(t, o)
+			cs := []sinks.Claim{claim(t, s, 0), claim(t, s, 1), claim(t, s, 2)}
+			effects := 0
+			for i := range 10 {
+				var bs []sinks.Batch
+				for p, c := range cs {
+					bs = append(bs, batch(c, tg.Record(fmt.Sprintf("%d of %d", i, p))))
+				}
+				proxy.CutOn(rule)
+				err := s.ApplyAll(t.Context(), bs)
+				if of := (*sinks.BatchError)(nil); !errors.Is(err, sinks.ErrAmbiguous) || errors.As(err, &of) {
+					t.Fatalf("round %d: %v, want ErrAmbiguous of all", i, err)
+				}
+				proxy.Clear()
+				in := 0
+				for p := range cs {
+					cs[p] = claim(t, s, int32(p))
+					if cs[p].Next == bs[p].Next {
+						in++
+					}
+				}
+				if in != 0 && in != 3 {
+					t.Fatalf("round %d: %d of 3 batches are in", i, in)
+				}
+				effects += in
+			}
+			if got := len(tg.Effects(t)); got != effects {
+				t.Fatalf("%d effects, the claims said %d", got, effects)
+			}
+		})
+	}
+}
+
 // A server that is restarted while the connections idle costs one failed batch, not one per connection.
 func TestApply_serverRestart(t *testing.T) {
 	t.Parallel()

@@ -57,6 +57,23 @@ func Run(t *testing.T, newTarget func(tb testing.TB) Target) {
 			test(t, b)
 		})
 	}
+	for name, test := range map[string]func(*testing.T, *bench, sinks.MultiApplier){
+		"batches of several partitions share a transaction": testTogether,
+		"one fenced batch undoes all":                       testTogetherFenced,
+		"one failing record undoes all":                     testTogetherPoison,
+		"a late owner's batches undo all, at random":        testTogetherRandom,
+		"batches that end with their context are decided":   testTogetherCancelled,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, newTarget(t))
+			m, ok := b.sink.(sinks.MultiApplier)
+			if !ok {
+				t.Skip("the sink takes one batch at a time")
+			}
+			test(t, b, m)
+		})
+	}
 }
 
 // bench is one target with one open sink.
