@@ -77,17 +77,22 @@ func (e *env) client(opts ...kgo.Opt) *kgo.Client {
 // produce writes n records over the partitions in one transaction, which is committed or aborted.
 func (e *env) produce(cl *kgo.Client, partitions, n int, commit bool) {
 	e.t.Helper()
+	body := "ok"
+	if !commit {
+		body = "aborted"
+	}
+	e.produceBodies(cl, partitions, n, commit, func(int) string { return body })
+}
+
+func (e *env) produceBodies(cl *kgo.Client, partitions, n int, commit bool, body func(i int) string) {
+	e.t.Helper()
 	ctx := e.t.Context()
 	if err := cl.BeginTransaction(); err != nil {
 		e.t.Fatal(err)
 	}
 	for i := range n {
-		body := "ok"
-		if !commit {
-			body = "aborted"
-		}
 		cl.Produce(ctx, &kgo.Record{
-			Topic: "t", Partition: int32(i % partitions), Value: []byte(fmt.Sprintf(`{"body": %q}`, body)),
+			Topic: "t", Partition: int32(i % partitions), Value: []byte(fmt.Sprintf(`{"body": %q}`, body(i))),
 			Headers: []kgo.RecordHeader{{Key: sinks.HeaderID, Value: []byte(fmt.Sprintf("e%d", e.sent+i))}},
 		}, nil)
 	}

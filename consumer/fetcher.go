@@ -15,8 +15,9 @@ import (
 // from which offset, follows from the sink alone (S1). One goroutine polls and changes positions, so that no record from before
 // a seek can arrive after it.
 type fetcher struct {
-	cl  *kgo.Client
-	log *slog.Logger
+	cl     *kgo.Client
+	log    *slog.Logger
+	expect func(n int) // tells the combiner of workers that are about to submit; nil without one
 
 	mu     sync.Mutex // guards what follows
 	queues map[outrelay.TopicPartition]*queue
@@ -46,7 +47,9 @@ func (f *fetcher) run(ctx context.Context) {
 	}
 }
 
+// deliver hands out what a poll returned. All that rest are expected before the first is woken, so that what arrived together is applied together.
 func (f *fetcher) deliver(fetches kgo.Fetches) {
+	var got []*queue
 	fetches.EachTopic(func(t kgo.FetchTopic) {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
@@ -63,8 +66,17 @@ func (f *fetcher) deliver(fetches kgo.Fetches) {
 			if q.put(t.TopicID, p) {
 				f.cl.PauseFetchPartitions(map[string][]int32{tp.Topic: {tp.Partition}})
 			}
+			got = append(got, q)
 		}
 	})
+	if f.expect != nil {
+		for _, q := range got {
+			q.await(f.expect)
+		}
+	}
+	for _, q := range got {
+		q.signal()
+	}
 }
 
 // do runs fn in the polling goroutine, soon.

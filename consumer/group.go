@@ -36,13 +36,14 @@ type Group struct {
 
 // session is what a running group has.
 type session struct {
-	g       *Group
-	store   sinks.OffsetStore
-	member  *kgo.Client // in the group
-	fetcher *fetcher    // in no group
-	log     *logClient
-	turns   sync.RWMutex // read-locked by every apply, locked by those that must be alone
-	ctx     context.Context
+	g        *Group
+	store    sinks.OffsetStore
+	combiner *combiner   // nil when the store takes one batch at a time
+	member   *kgo.Client // in the group
+	fetcher  *fetcher    // in no group
+	log      *logClient
+	turns    sync.RWMutex // read-locked by every transaction, locked by those that must be alone
+	ctx      context.Context
 
 	mu       sync.Mutex // guards what follows; never held while a worker is waited for
 	noTopics bool       // none of the group's topics exists yet
@@ -80,6 +81,10 @@ func (g *Group) Run(ctx context.Context) error {
 	work, cancelWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelWork()
 	s.ctx = work
+	if m, ok := store.(sinks.MultiApplier); ok {
+		s.combiner = newCombiner(m, &s.turns, &g.o, g.metrics)
+		defer s.combiner.wg.Wait()
+	}
 	if err := s.connect(); err != nil {
 		return err
 	}
@@ -164,6 +169,9 @@ func (s *session) connect() error {
 	}
 	// The fetcher must be there before the member can be told of partitions.
 	s.fetcher = newFetcher(fetch, o.Logger)
+	if s.combiner != nil {
+		s.fetcher.expect = s.combiner.expect
+	}
 	s.log = &logClient{cl: fetch, logID: o.LogID}
 	s.mu.Lock() // callbacks wait until member is set
 	defer s.mu.Unlock()

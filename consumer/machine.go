@@ -98,7 +98,9 @@ func (k actionKind) String() string {
 type action struct {
 	kind      actionKind
 	batch     sinks.Batch
-	exclusive bool // apply while no other partition of the group applies
+	bytes     int  // of batch
+	apart     bool // apply in a transaction of its own: something has failed here, and is found out without harm to others
+	exclusive bool // and while no other partition of the group applies
 	offset    int64
 	wait      time.Duration
 }
@@ -247,7 +249,7 @@ func (m *machine) onBounds(ev event) action {
 		m.phase = phaseFirst
 		m.seeked = false
 		m.inflight = sinks.Batch{Claim: m.claim, From: next, Next: b.startAt}
-		return action{kind: actApply, batch: m.inflight}
+		return action{kind: actApply, batch: m.inflight, apart: m.inTrouble()}
 	case next > b.end, next < b.start:
 		if m.outside++; m.outside < outsideTriesMax {
 			return m.retry(StateClaiming, nil)
@@ -338,14 +340,18 @@ func (m *machine) run() action {
 		m.state, m.err = StateRunning, nil // a halt that was mended is no longer to be read in status
 		return action{kind: actIdle}
 	}
-	m.inflight = m.batch()
+	var bytes int
+	m.inflight, bytes = m.batch()
 	m.phase = phaseApply
-	return action{kind: actApply, batch: m.inflight, exclusive: m.exclusive}
+	return action{kind: actApply, batch: m.inflight, bytes: bytes, apart: m.inTrouble(), exclusive: m.exclusive}
 }
 
+// inTrouble reports whether something has failed and what comes of it is not yet behind us.
+func (m *machine) inTrouble() bool { return m.attempts > 0 || m.suspect >= 0 || m.next < m.restoreAt }
+
 // batch is the longest run of pending records that the limits allow. It ends before a suspect, or is the suspect alone.
-func (m *machine) batch() sinks.Batch {
-	limit, bytes, n := m.conf.batchRecords, 0, 0
+func (m *machine) batch() (b sinks.Batch, bytes int) {
+	limit, n := m.conf.batchRecords, 0
 	if m.sizeMax > 0 {
 		limit = min(limit, m.sizeMax)
 	}
@@ -354,19 +360,20 @@ func (m *machine) batch() sinks.Batch {
 		if r.Offset == m.suspect && n > 0 {
 			break
 		}
-		if bytes += size(r); bytes > m.conf.batchBytes && n > 0 {
+		if n > 0 && bytes+size(r) > m.conf.batchBytes {
 			break
 		}
+		bytes += size(r)
 		n++
 		if r.Offset == m.suspect {
 			break
 		}
 	}
-	b := sinks.Batch{Claim: m.claim, From: m.next, Next: m.fetched, Records: m.pending[:n:n]}
+	b = sinks.Batch{Claim: m.claim, From: m.next, Next: m.fetched, Records: m.pending[:n:n]}
 	if n < len(m.pending) {
 		b.Next = m.pending[n-1].Offset + 1
 	}
-	return b
+	return b, bytes
 }
 
 func (m *machine) onApplied(ev event) action {

@@ -14,6 +14,8 @@ import (
 type metrics struct {
 	records  prometheus.Counter
 	batches  prometheus.Counter
+	together prometheus.Histogram
+	parted   prometheus.Counter
 	failures *prometheus.CounterVec
 	apply    prometheus.Histogram
 	latency  prometheus.Histogram
@@ -21,8 +23,12 @@ type metrics struct {
 
 func newMetrics() *metrics {
 	return &metrics{
-		records:  prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_consumer_records_applied_total", Help: "Records whose effects were committed in the sink."}),
-		batches:  prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_consumer_batches_applied_total", Help: "Transactions committed in the sink."}),
+		records: prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_consumer_records_applied_total", Help: "Records whose effects were committed in the sink."}),
+		batches: prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_consumer_batches_applied_total", Help: "Batches committed in the sink: runs of records of one partition, or moves of its offset alone."}),
+		together: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "outrelay_consumer_transaction_batches", Help: "Batches, each of one partition, in a transaction committed in the sink.", Buckets: prometheus.ExponentialBuckets(1, 2, 9),
+		}),
+		parted:   prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_consumer_transactions_parted_total", Help: "Transactions of several batches that failed, so that each batch was applied alone."}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "outrelay_consumer_failures_total", Help: "Batches that were not applied, by class: fenced, ambiguous, conflict, record, transient, halt."}, []string{"class"}),
 		apply: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "outrelay_consumer_apply_seconds", Help: "Time of one transaction in the sink.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
@@ -34,10 +40,15 @@ func newMetrics() *metrics {
 	}
 }
 
-func (m *metrics) applied(b sinks.Batch, from, now time.Time) {
+// transaction notes one that was committed.
+func (m *metrics) transaction(batches int, took time.Duration) {
+	m.together.Observe(float64(batches))
+	m.apply.Observe(took.Seconds())
+}
+
+func (m *metrics) applied(b sinks.Batch, now time.Time) {
 	m.batches.Inc()
 	m.records.Add(float64(len(b.Records)))
-	m.apply.Observe(now.Sub(from).Seconds())
 	if len(b.Records) > 0 {
 		m.latency.Observe(max(0, now.Sub(committedAt(&b.Records[0])).Seconds()))
 	}
@@ -97,7 +108,7 @@ func (m *metrics) register(g *Group, r prometheus.Registerer) error {
 		return nil
 	}
 	r = prometheus.WrapRegistererWith(prometheus.Labels{"group": g.o.Name}, r)
-	for _, c := range []prometheus.Collector{m.records, m.batches, m.failures, m.apply, m.latency, statusCollector{g}} {
+	for _, c := range []prometheus.Collector{m.records, m.batches, m.together, m.parted, m.failures, m.apply, m.latency, statusCollector{g}} {
 		if err := r.Register(c); err != nil {
 			return err
 		}

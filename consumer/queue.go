@@ -13,7 +13,9 @@ import (
 type queue struct {
 	ready chan struct{} // one token when there is something to take
 
-	mu       sync.Mutex // guards what follows; held briefly, nothing is locked under it
+	mu       sync.Mutex // guards what follows; held briefly, only the combiner's lock is taken under it
+	resting  bool       // the worker waits for ready
+	expected bool       // and was told to the combiner as one that is about to submit
 	topicID  [16]byte   // of the claim; records of another id are not taken
 	records  []*kgo.Record
 	bytes    int   // of records
@@ -37,7 +39,7 @@ func (q *queue) reset(offset int64, topicID [16]byte) {
 	q.position, q.topicID = offset, topicID
 }
 
-// put adds what a poll returned. pause says that the partition's fetching is to be paused.
+// put adds what a poll returned, which the worker learns by signal. pause says that the partition's fetching is to be paused.
 func (q *queue) put(topicID [16]byte, p *kgo.FetchPartition) (pause bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -61,7 +63,6 @@ func (q *queue) put(topicID [16]byte, p *kgo.FetchPartition) (pause bool) {
 			}
 		}
 	}
-	q.signal()
 	if q.bytes+q.held > q.limit && !q.paused {
 		q.paused = true
 		return true
@@ -77,6 +78,33 @@ func (q *queue) isOther(id [16]byte) bool {
 	return id != none && q.topicID != none && id != q.topicID
 }
 
+// rest says that the worker waits for ready, until rouse.
+func (q *queue) rest() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.resting = true
+}
+
+// rouse says that the worker has ended its wait. expected: the combiner was told to expect it.
+func (q *queue) rouse() (expected bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	expected = q.expected
+	q.resting, q.expected = false, false
+	return expected
+}
+
+// await tells by expect that a worker which rests is about to be signalled.
+func (q *queue) await(expect func(n int)) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.resting && !q.expected {
+		q.expected = true
+		expect(1)
+	}
+}
+
+// signal wakes the worker, now or when it rests next.
 func (q *queue) signal() {
 	select {
 	case q.ready <- struct{}{}:

@@ -28,7 +28,8 @@ type worker struct {
 	ctx  context.Context    // ended by cut
 	done chan struct{}      // closed when the goroutine has ended
 
-	topicID [16]byte // of the last claim
+	topicID  [16]byte // of the last claim
+	expected bool     // by the combiner: what is done next is a batch for it, or unexpect
 
 	mu   sync.Mutex // guards view
 	view view
@@ -63,6 +64,7 @@ func (w *worker) run() {
 	ctx := w.ctx
 	defer close(w.done)
 	defer w.cut()
+	defer w.unexpect()
 	defer w.s.fetcher.drop(w.tp, w.q)
 	ev := event{kind: evStart}
 	for {
@@ -70,6 +72,9 @@ func (w *worker) run() {
 		act := w.m.step(ev)
 		if w.q.release(w.m.bytes) {
 			w.s.fetcher.resume(w.tp)
+		}
+		if act.kind != actApply || act.apart {
+			w.unexpect()
 		}
 		w.publish()
 		w.logChange(before, beforeErr)
@@ -127,11 +132,16 @@ func (w *worker) wait(ctx context.Context, d time.Duration) (event, bool) {
 }
 
 func (w *worker) idle(ctx context.Context) (event, bool) {
+	stopping := false
+	w.q.rest()
 	select {
 	case <-w.q.ready:
 	case <-w.stop:
-		return event{}, false
+		stopping = true
 	case <-ctx.Done():
+		stopping = true
+	}
+	if w.expected = w.q.rouse(); stopping {
 		return event{}, false
 	}
 	records, position, err := w.q.take(w.m.bytes)
@@ -154,7 +164,39 @@ func (w *worker) claim(ctx context.Context) (sinks.Claim, error) {
 	return c, err
 }
 
+// unexpect tells the combiner that this worker has nothing for it now.
+func (w *worker) unexpect() {
+	if w.expected {
+		w.expected = false
+		w.s.combiner.unexpect()
+	}
+}
+
+// apply applies a batch together with those of other partitions, or alone where it must be or where together has failed.
 func (w *worker) apply(ctx context.Context, act action) error {
+	err := errApart
+	if c := w.s.combiner; c != nil && !act.apart {
+		w.expected, err = c.apply(ctx, act.batch, act.bytes, w.expected)
+	}
+	if errors.Is(err, errApart) {
+		w.unexpect()
+		err = w.applyApart(ctx, act)
+	}
+	if err != nil {
+		w.g.metrics.failed(err)
+		return err
+	}
+	failpoint.Hit("C14") // applied, but Kafka's own offset is not yet committed
+	now := w.g.o.Clock.Now()
+	w.g.metrics.applied(act.batch, now)
+	w.mu.Lock()
+	w.view.applied = now
+	w.mu.Unlock()
+	return nil
+}
+
+// applyApart applies a batch in a transaction of its own.
+func (w *worker) applyApart(ctx context.Context, act action) error {
 	if act.exclusive {
 		w.s.turns.Lock()
 		defer w.s.turns.Unlock()
@@ -164,17 +206,10 @@ func (w *worker) apply(ctx context.Context, act action) error {
 	}
 	from := w.g.o.Clock.Now()
 	err := w.s.store.Apply(ctx, act.batch)
-	if err != nil {
-		w.g.metrics.failed(err)
-		return err
+	if err == nil {
+		w.g.metrics.transaction(1, w.g.o.Clock.Now().Sub(from))
 	}
-	failpoint.Hit("C14") // applied, but Kafka's own offset is not yet committed
-	now := w.g.o.Clock.Now()
-	w.g.metrics.applied(act.batch, from, now)
-	w.mu.Lock()
-	w.view.applied = now
-	w.mu.Unlock()
-	return nil
+	return err
 }
 
 // publish makes the machine's state visible.

@@ -11,6 +11,7 @@ type stageTimes struct {
 	produce, endTxn       float64 // requests at the broker
 	apply, applies        float64 // a transaction in the sink
 	eventsPerTxn, perSink float64
+	together              float64 // partitions in a transaction of the sink
 }
 
 func stagesOf(before, after metrics) stageTimes {
@@ -25,6 +26,7 @@ func stagesOf(before, after metrics) stageTimes {
 	}
 	if s.applies > 0 {
 		s.perSink = diff("outrelay_consumer_records_applied_total") / s.applies
+		s.together = diff("outrelay_consumer_transaction_batches_sum") / s.applies
 	}
 	return s
 }
@@ -77,6 +79,7 @@ func (e *env) runTable(f *latencyFound) Table {
 	t.add("events a second, reached", num(f.rate))
 	t.add("Kafka transactions a second", num(f.stages.relayTxns/e.o.For.Seconds()))
 	t.add("sink transactions a second", num(f.stages.applies/e.o.For.Seconds()))
+	t.add("partitions in a sink transaction", num(f.stages.together))
 	t.add("share of one core: outrelay / PostgreSQL / load and probes", fmt.Sprintf("%.0f / %.0f / %.0f %%", 100*f.cpu, 100*f.pgCPU, 100*f.ownCPU))
 	for i, what := range []string{"first start, slot and topics created", "after SIGTERM", "after kill -9"} {
 		t.add("ready / source relayed, "+what, fmt.Sprintf("%s / %s ms", num(f.ready[i]), num(f.working[i])))

@@ -193,7 +193,7 @@ func (b *sinkBench) outrelay(ctx context.Context, group string) (sinkRun, error)
 	n := float64(b.e.o.Rows)
 	return sinkRun{
 		perSec: (last.n - first.n) / last.at.Sub(first.at).Seconds(), clientCPU: float64(own.Microseconds()) / n,
-		batches: n / m.sum("outrelay_consumer_batches_applied_total", group),
+		batches: n / m.sum("outrelay_consumer_transaction_batches_count", group),
 	}, c.stop()
 }
 
