@@ -19,7 +19,7 @@ import (
 func handleSaslAuthenticate(s *Server, c *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.SASLAuthenticateRequest)
 	resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
-	if c.sasl == nil {
+	if c.sasl == nil || c.bare {
 		resp.ErrorCode = kerr.IllegalSaslState.Code
 		resp.ErrorMessage = new("SaslHandshake comes first")
 		c.last = len(c.l.sasl) > 0
@@ -43,13 +43,18 @@ func handleSaslAuthenticate(s *Server, c *conn, kreq kmsg.Request) pending {
 		resp.SASLAuthBytes = []byte{}
 	}
 	if done {
-		var until time.Time
-		if life := s.opts.Access.SessionLifetime; life > 0 {
-			until = s.clock.Now().Add(life)
-			resp.SessionLifetimeMillis = life.Milliseconds()
-		}
-		c.enter(who, c.sasl.Mechanism(), until)
-		c.sasl = nil
+		c.authenticated()
+		resp.SessionLifetimeMillis = s.opts.Access.SessionLifetime.Milliseconds()
 	}
 	return answer(resp)
+}
+
+// authenticated ends an authentication that succeeded.
+func (c *conn) authenticated() {
+	var until time.Time
+	if life := c.s.opts.Access.SessionLifetime; life > 0 {
+		until = c.s.clock.Now().Add(life)
+	}
+	c.enter(auth.User(c.sasl.Claimed()), c.sasl.Mechanism(), until)
+	c.sasl, c.bare = nil, false
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -9,12 +10,14 @@ import (
 	"github.com/outrelay/outrelay/broker/auth"
 )
 
-// SaslHandshake, key 17: v1 (KIP-43, KIP-152)
+// SaslHandshake, key 17: v0–1 (KIP-43, KIP-152)
 //
-// It names the mechanism; SaslAuthenticate carries what the mechanism says. v0 is not served: after it, tokens come without any header, which no
-// client of the last years does by default. On a connection that is known already it begins another authentication (KIP-368).
+//   - v0: what the mechanism says follows in frames without any header. librdkafka asks for it in ApiVersions before it authenticates at all
+//   - v1: it is carried by SaslAuthenticate
+//
+// On a connection that is known already v1 begins another authentication (KIP-368).
 
-func handleSaslHandshake(_ *Server, c *conn, kreq kmsg.Request) pending {
+func handleSaslHandshake(s *Server, c *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.SASLHandshakeRequest)
 	resp := req.ResponseKind().(*kmsg.SASLHandshakeResponse)
 	resp.SupportedMechanisms = c.l.mechanisms()
@@ -22,11 +25,35 @@ func handleSaslHandshake(_ *Server, c *conn, kreq kmsg.Request) pending {
 	switch {
 	case len(c.l.sasl) == 0:
 		resp.ErrorCode = kerr.IllegalSaslState.Code
+	case req.Version == 0 && c.session.Load() != nil:
+		resp.ErrorCode = kerr.IllegalSaslState.Code
+		c.last = true
 	case !slices.Contains(c.l.sasl, m):
 		resp.ErrorCode = kerr.UnsupportedSaslMechanism.Code
 		c.last = true
 	default:
-		c.sasl = auth.NewConversation(m, &c.s.access)
+		c.sasl, c.bare = auth.NewConversation(m, &s.access), req.Version == 0
 	}
 	return answer(resp)
+}
+
+// errNotWho stands in the audit log already.
+var errNotWho = &frameError{reason: "authentication"}
+
+// bareToken serves one frame of an authentication that SaslHandshake v0 began. There is no place for an error: a failure closes the connection.
+func (c *conn) bareToken() error {
+	msg, err := c.in.token()
+	if err != nil {
+		return err
+	}
+	reply, done, err := c.sasl.Step(msg)
+	if err != nil {
+		c.s.audit.authenticationFailed(c, c.sasl)
+		return errNotWho
+	}
+	if done {
+		c.authenticated()
+	}
+	token := appendInt32(make([]byte, 0, 4+len(reply)), int32(len(reply)))
+	return c.enqueue(call{api: c.s.greetings[36], started: time.Now(), bare: append(token, reply...)})
 }

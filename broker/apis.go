@@ -34,7 +34,7 @@ func (s *Server) apiTable() map[int16]*api {
 		{key: 1, min: 4, max: 18, handle: handleFetch},
 		{key: 2, min: 0, max: 11, handle: handleListOffsets},
 		{key: 3, min: 0, max: 13, handle: handleMetadata},
-		{key: 17, min: 1, max: 1, handle: handleSaslHandshake},
+		{key: 17, min: 0, max: 1, handle: handleSaslHandshake},
 		{key: 18, min: 0, max: 4, handle: handleAPIVersions},
 		{key: 19, min: 0, max: 7, handle: handleCreateTopics},
 		{key: 20, min: 0, max: 6, handle: handleDeleteTopics},

@@ -2,10 +2,12 @@ package broker
 
 import (
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/outrelay/outrelay/broker/auth"
 	"github.com/outrelay/outrelay/internal/clock"
@@ -18,6 +20,7 @@ const (
 	auditPerSec = 10
 
 	auditAuthentication = "authentication-failed"
+	auditUnknown        = "unauthenticated"
 	auditDenied         = "access-denied"
 )
 
@@ -52,6 +55,13 @@ func (a *audit) authenticationFailed(c *conn, sasl *auth.Conversation) {
 	a.authentications.WithLabelValues(c.l.name, string(sasl.Mechanism())).Inc()
 	a.write(auditAuthentication, "client is not who it says",
 		"claimed", clipped(sasl.Claimed()), "mechanism", string(sasl.Mechanism()), "client", c.nc.RemoteAddr().String(), "listener", c.l.name)
+}
+
+// unauthenticated: a client asked for something without having said who it is.
+func (a *audit) unauthenticated(c *conn, key int16) {
+	a.authentications.WithLabelValues(c.l.name, "none").Inc()
+	a.write(auditUnknown, "client did not authenticate", "api", kmsg.NameForKey(key), "client", c.nc.RemoteAddr().String(), "listener", c.l.name,
+		"hint", "set security.protocol, and sasl.mechanism to one of "+strings.Join(c.l.mechanisms(), ", "))
 }
 
 func (a *audit) denied(c *conn, s *session, api string, op auth.Operation, t auth.ResourceType, name string) {

@@ -29,6 +29,7 @@ type conn struct {
 
 	session     atomic.Pointer[session] // who the client is; nil: not known yet. Set by the reader
 	sasl        *auth.Conversation      // the authentication under way
+	bare        bool                    // its tokens come without a header
 	last        bool                    // the answer at hand is the last one
 	preAuthHeld int64                   // bytes of Server.preAuth
 
@@ -47,7 +48,8 @@ type call struct {
 	flexible bool // the answer's header has tagged fields
 	started  time.Time
 	pending  pending
-	granted  int64 // bytes of the budget that it holds
+	granted  int64  // bytes of the budget that it holds
+	bare     []byte // the whole answer, where it is not one of an API
 }
 
 // buffersResponse is an answer that is written as several buffers, so that record bytes are not copied.
@@ -116,7 +118,7 @@ func (c *conn) logEnd(err error) {
 	switch {
 	case errors.As(err, &fe):
 		c.s.metrics.refused.WithLabelValues(fe.reason).Inc()
-		if fe.reason != "idle" {
+		if fe.reason != "idle" && fe != errUnauthenticated && fe != errNotWho {
 			c.s.log.Warn("connection closed", "client", c.nc.RemoteAddr().String(), "listener", c.l.name, "reason", fe.reason, "hint", fe.hint)
 		}
 	case errors.Is(err, errFrame):
@@ -133,6 +135,12 @@ func (c *conn) logEnd(err error) {
 func (c *conn) read() error {
 	busy := func() bool { return c.owed.Load() > 0 }
 	for {
+		if c.bare {
+			if err := c.bareToken(); err != nil {
+				return err
+			}
+			continue
+		}
 		n, h, err := c.in.next(busy)
 		if err != nil {
 			return err
@@ -162,15 +170,20 @@ func (c *conn) request(n int, h header) error {
 		return err
 	}
 	call.granted = granted
+	return c.enqueue(call)
+}
+
+// enqueue hands a started request to the writer. It waits while too many answers are owed.
+func (c *conn) enqueue(k call) error {
 	c.owed.Add(1)
 	select {
-	case c.queue <- call:
+	case c.queue <- k:
 		if c.last {
 			return errLastAnswer
 		}
 		return nil
 	case <-c.ctx.Done():
-		c.s.budget.Release(granted)
+		c.s.budget.Release(k.granted)
 		return context.Cause(c.ctx)
 	}
 }
@@ -242,6 +255,14 @@ func (c *conn) recovered(a *api, err *error) {
 // that nothing it holds is kept.
 func (c *conn) write() {
 	for k := range c.queue {
+		if k.bare != nil {
+			_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout(len(k.bare))))
+			if _, err := c.nc.Write(k.bare); err != nil {
+				c.close(err)
+			}
+			c.owed.Add(-1)
+			continue
+		}
 		resp, err := c.wait(k)
 		if err == nil && resp != nil && c.ctx.Err() == nil {
 			err = c.send(k, resp)

@@ -132,6 +132,21 @@ func (f *frameReader) next(busy func() bool) (size int, h header, err error) {
 	return size - frameBytesMin, h, nil
 }
 
+// token reads a frame without a header, of a client that is not known yet.
+func (f *frameReader) token() ([]byte, error) {
+	f.deadline(f.s.opts.FrameTimeout)
+	b, err := f.br.Peek(4)
+	if err != nil {
+		return nil, f.readError(err)
+	}
+	n := int(int32(binary.BigEndian.Uint32(b)))
+	if n < 0 || n > preAuthFrameBytes {
+		return nil, &frameError{reason: "frame size", hint: fmt.Sprintf("%d bytes of a SASL token", n)}
+	}
+	_, _ = f.br.Discard(4)
+	return f.body(n, false)
+}
+
 // checkSize refuses a size that no request has, with a guess at what it was.
 func (f *frameReader) checkSize(size int, first []byte) error {
 	if size >= frameBytesMin && size <= f.s.opts.FrameBytesMax {

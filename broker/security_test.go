@@ -411,3 +411,56 @@ func TestListener_refusesWhatContradicts(t *testing.T) {
 		}
 	}
 }
+
+// TestSASL_bareTokens: after SaslHandshake v0 the tokens come in frames of their own.
+func TestSASL_bareTokens(t *testing.T) {
+	t.Parallel()
+	n := brokertest.New(t, secured)
+	begin := func(password string) (*rawConn, sasl.Session, []byte) {
+		c := dialRaw(t, n)
+		hs := kmsg.NewPtrSASLHandshakeRequest()
+		hs.Mechanism = "SCRAM-SHA-256"
+		if r := request[*kmsg.SASLHandshakeResponse](c, hs, 0); r.ErrorCode != 0 {
+			t.Fatalf("handshake: %+v", r)
+		}
+		session, msg, err := scramOf("alice", password).Authenticate(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, session, msg
+	}
+	exchange := func(c *rawConn, msg []byte) []byte {
+		b := binary.BigEndian.AppendUint32(nil, uint32(len(msg)))
+		if _, err := c.Write(append(b, msg...)); err != nil {
+			t.Fatal(err)
+		}
+		var size [4]byte
+		if _, err := io.ReadFull(c, size[:]); err != nil {
+			return nil
+		}
+		reply := make([]byte, binary.BigEndian.Uint32(size[:]))
+		if _, err := io.ReadFull(c, reply); err != nil {
+			t.Fatal(err)
+		}
+		return reply
+	}
+	c, session, msg := begin(canaryAlice)
+	_, msg, err := session.Challenge(exchange(c, msg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done, _, err := session.Challenge(exchange(c, msg)); err != nil || !done {
+		t.Fatalf("done %v, %v", done, err)
+	}
+	request[*kmsg.MetadataResponse](c, kmsg.NewPtrMetadataRequest(), 9)
+
+	c, session, msg = begin("wrong")
+	_, msg, err = session.Challenge(exchange(c, msg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply := exchange(c, msg); reply != nil {
+		t.Fatalf("a wrong password is answered %q", reply)
+	}
+	closed(c, "a wrong password")
+}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/outrelay/outrelay/broker/auth"
@@ -128,6 +126,9 @@ func handshakeHint(err error) string {
 	return err.Error()
 }
 
+// errUnauthenticated stands in the audit log already.
+var errUnauthenticated = &frameError{reason: "unauthenticated"}
+
 var errAuthTimeout = &frameError{reason: "authentication timeout", hint: "the client did not say in time who it is"}
 
 // table returns the API of a request, nil where there is none. Before the client is known there are the three that make it known.
@@ -137,8 +138,8 @@ func (c *conn) table(h header) (*api, error) {
 		if a := c.s.greetings[h.key]; a != nil {
 			return a, nil
 		}
-		hint := fmt.Sprintf("api %d before authentication; set security.protocol and sasl.mechanism to one of %s", h.key, strings.Join(c.l.mechanisms(), ", "))
-		return nil, &frameError{reason: "unauthenticated", hint: hint}
+		c.s.audit.unauthenticated(c, h.key)
+		return nil, errUnauthenticated
 	}
 	if !s.until.IsZero() && c.s.clock.Now().After(s.until) && c.s.greetings[h.key] == nil {
 		return nil, &frameError{reason: "session expired", hint: "the client did not authenticate again in time (KIP-368)"}

@@ -182,6 +182,7 @@ func (c *Config) layer(d *decoder, v *viper.Viper, flags *pflag.FlagSet) {
 func setDefaults(c *Config) {
 	c.Data = "./outrelay-data"
 	c.Broker = Broker{Listen: "127.0.0.1:9092", AutoCreate: true, Partitions: 16, ReplicationFactor: 1,
+		Limits:    Limits{Connections: 10_000, ConnectionsPerIP: 1000, ConnectionRatePerIP: 100},
 		Retention: Duration(7 * 24 * time.Hour), Memory: 256 << 20, Scrub: 8 << 20, Reserve: 64 << 20}
 	c.HTTP.Listen = "127.0.0.1:8080"
 }
@@ -194,6 +195,7 @@ func fillDefaults(c *Config) {
 			c.Roles = c.Roles[1:]
 		}
 	}
+	c.fillListeners()
 	for name, t := range c.Topics {
 		def(&t.Partitions, c.Broker.Partitions, c.has(join("topics", name)+".partitions"))
 		def(&t.Retention, c.Broker.Retention, t.Retention != 0)

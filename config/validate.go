@@ -80,10 +80,7 @@ func (k checker) process(logOnly bool) {
 	}
 	k.externalLog()
 	if c.Has(RoleBroker) {
-		k.listener(c.Broker.Listen, "broker.listen", "broker.insecure", c.Broker.Insecure)
-		if c.Broker.Advertise != "" {
-			k.address(c.Broker.Advertise, "broker.advertise")
-		}
+		k.security()
 		k.partitions(c.Broker.Partitions, "broker.partitions")
 		if c.Broker.ReplicationFactor != 1 {
 			k.bad("broker.replication_factor", "replication-factor", "write 1, or leave it out", "replication factor %d with 1 node", c.Broker.ReplicationFactor)
@@ -113,11 +110,15 @@ func (k checker) listener(a, path, insecurePath string, insecure bool) {
 	if !ok || insecure {
 		return
 	}
-	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
+	if loopback(host) {
 		return
 	}
-	k.bad(path, "insecure-listener", "listen on 127.0.0.1, or say "+insecurePath+": true where the network itself is trusted",
-		"%s is not the loopback, and the listener has neither TLS nor authentication", a)
+	fix := "listen on 127.0.0.1"
+	if strings.HasPrefix(path, "broker.") {
+		fix = "listen on 127.0.0.1, make clients authenticate (broker.users, broker.tls.client_ca)"
+	}
+	k.bad(path, "insecure-listener", fix+", or say "+insecurePath+": true where the network itself is trusted",
+		"%s is not the loopback, and the listener has no authentication", a)
 }
 
 var topicRE = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)

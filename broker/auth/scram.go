@@ -30,6 +30,7 @@ type scram struct {
 	known bool   // the user exists
 	gs2   string // the header of the first message, which the final one must repeat
 	nonce string // both sides'
+	again string // the client's, and then both: what librdkafka sends before its version 2.6.1 (its issue 4895)
 	said  string // client-first-bare and server-first, as they were
 }
 
@@ -45,6 +46,7 @@ func (c *Conversation) scramFirst(msg []byte) ([]byte, error) {
 		cred, ok = c.from.Mask().unknown(first.user, c.mech), false
 	}
 	s := &scram{cred: cred, known: ok, gs2: first.gs2, nonce: first.nonce + c.nonce()}
+	s.again = first.nonce + s.nonce
 	reply := "r=" + s.nonce + ",s=" + base64.StdEncoding.EncodeToString(cred.Salt) + ",i=" + strconv.Itoa(cred.Iterations)
 	s.said = first.bare + "," + reply
 	c.scram = s
@@ -66,7 +68,8 @@ func (s *scram) final(msg []byte) ([]byte, error) {
 	key := make([]byte, len(signature))
 	subtle.XORBytes(key, signature, f.proof)
 	ok := subtle.ConstantTimeCompare(sum(m, key), s.cred.StoredKey)
-	ok &= subtle.ConstantTimeCompare([]byte(f.nonce), []byte(s.nonce)) // CVE-2024-56128: the nonce is what stops a replay
+	// CVE-2024-56128: the nonce is what stops a replay. Either form holds all of ours, to the byte.
+	ok &= subtle.ConstantTimeCompare([]byte(f.nonce), []byte(s.nonce)) | subtle.ConstantTimeCompare([]byte(f.nonce), []byte(s.again))
 	ok &= subtle.ConstantTimeCompare([]byte(f.binding), []byte(s.gs2))
 	server := mac(m, s.cred.ServerKey, auth)
 	if ok != 1 || !s.known {

@@ -67,6 +67,7 @@ type client struct {
 	user, password, gs2 string
 	nonce               string
 	bare                string
+	before              string // put before the nonce of the final message
 }
 
 func (c *client) hash() func() hash.Hash {
@@ -108,7 +109,7 @@ func (c *client) final(t testing.TB, serverFirst string) (msg, signature string)
 	h := c.hash()()
 	h.Write(key)
 	stored := h.Sum(nil)
-	without := "c=" + base64.StdEncoding.EncodeToString([]byte(c.gs2)) + "," + parts[0]
+	without := "c=" + base64.StdEncoding.EncodeToString([]byte(c.gs2)) + ",r=" + c.before + parts[0][2:]
 	said := c.bare + "," + serverFirst + "," + without
 	proof := c.mac(stored, said)
 	for i := range proof {
@@ -249,6 +250,29 @@ func TestScram_unknownUserLooksLikeAnyOther(t *testing.T) {
 	real := ask(user(t, "bob", "pencil", auth.ScramSHA512), "bob", "x")
 	if len(real) != len(a) || !strings.HasSuffix(a, ",i=4096") {
 		t.Fatalf("unknown %q and known %q can be told apart", a, real)
+	}
+}
+
+// TestScram_nonceOfOldLibrdkafka: before 2.6.1 it puts its own nonce before the one that holds it already. It is taken, since all of the server's
+// nonce is in it; any other prefix is not.
+func TestScram_nonceOfOldLibrdkafka(t *testing.T) {
+	t.Parallel()
+	known := user(t, "alice", "pencil", auth.ScramSHA256)
+	for _, tc := range []struct {
+		before string
+		ok     bool
+	}{{"abc", true}, {"abd", false}, {"abcabc", false}, {"ab", false}} {
+		cl := &client{m: auth.ScramSHA256, user: "alice", password: "pencil", nonce: "abc"}
+		conv := auth.NewConversation(auth.ScramSHA256, known)
+		first, _, err := conv.Step([]byte(cl.first()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl.before = tc.before
+		msg, _ := cl.final(t, string(first))
+		if _, done, err := conv.Step([]byte(msg)); done != tc.ok || (err == nil) != tc.ok {
+			t.Errorf("nonce with %q before it: done %v, %v; want ok %v", tc.before, done, err, tc.ok)
+		}
 	}
 }
 

@@ -173,8 +173,17 @@ func (d *Daemon) startBroker(ctx context.Context, g *run.Group) error {
 		return nil
 	}
 	b := d.c.Broker
+	listeners, err := d.listeners()
+	if err != nil {
+		return err
+	}
+	access, err := d.access()
+	if err != nil {
+		return err
+	}
 	s := broker.New(broker.Options{
-		DataDir: d.c.Data, Listeners: []broker.Listener{{Name: "kafka", Addr: b.Listen, Advertised: b.Advertise}},
+		DataDir: d.c.Data, Listeners: listeners, Access: access,
+		MaxConnections: b.Limits.Connections, MaxConnectionsPerIP: b.Limits.ConnectionsPerIP, ConnectionsPerIPPerSecond: float64(b.Limits.ConnectionRatePerIP),
 		DefaultPartitions: int32(b.Partitions), AutoCreateTopics: &b.AutoCreate, MemoryBytes: int64(b.Memory),
 		ScrubBytes: int64(b.Scrub), ReserveBytes: int64(b.Reserve),
 		Logger: d.log.With("part", "broker"), Registerer: d.registry,
