@@ -26,7 +26,11 @@ type app struct {
 	file  string
 	json  bool
 	kafka string
-	out   io.Writer
+
+	user, passwordFile string
+	tls                kafka.TLSFiles
+
+	out io.Writer
 }
 
 // load reads the configuration. Its warnings go to standard error.
@@ -54,10 +58,18 @@ func (a *app) loadIfAny() (*config.Config, error) {
 
 // log says how the log is reached: --kafka, else log.kafka, else the broker's own listener.
 func (a *app) log(c *config.Config) (kafka.Options, error) {
+	var seeds []string
 	if a.kafka != "" {
-		return daemon.LogOptions(c, a.kafka)
+		seeds = []string{a.kafka}
 	}
-	return daemon.LogOptions(c)
+	o, err := daemon.LogOptions(c, seeds...)
+	if err != nil {
+		return o, err
+	}
+	if (a.user == "") != (a.passwordFile == "") {
+		return o, usageError{errors.New("--user and --password-file go together")}
+	}
+	return daemon.Login(o, a.tls, a.user, a.passwordFile)
 }
 
 // client returns a Kafka client of the log.

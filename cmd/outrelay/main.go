@@ -94,9 +94,14 @@ Exit codes: 0 ok, 1 runtime, 2 configuration, 3 environment, 4 data halt.`,
 	p.StringVarP(&a.file, "config", "c", "", "configuration file (default ./outrelay.yaml)")
 	p.BoolVar(&a.json, "json", false, "print JSON")
 	p.StringVar(&a.kafka, "kafka", "", "address of the log, where the file does not say it or there is none")
+	p.StringVar(&a.user, "user", "", "user of the log, where the file does not say it (SCRAM); needs --password-file")
+	p.StringVar(&a.passwordFile, "password-file", "", "file that holds the user's password")
+	p.StringVar(&a.tls.CA, "tls-ca", "", "PEM file of the authorities that sign the log's certificate; turns TLS on")
+	p.StringVar(&a.tls.Cert, "tls-cert", "", "PEM file of a client certificate")
+	p.StringVar(&a.tls.Key, "tls-key", "", "PEM file of its key")
 	root.AddCommand(
 		newRun(a), newValidate(a), newConfig(a), newInit(a), newStatus(a),
-		newTopics(a), newGroups(a), newProduce(a), newConsume(a),
+		newTopics(a), newGroups(a), newUsers(a), newACLs(a), newProduce(a), newConsume(a),
 		newLog(a), newAudit(a), newDemo(a), newBench(a), newVersion(a),
 	)
 	root.InitDefaultHelpCmd()

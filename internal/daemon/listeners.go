@@ -62,7 +62,7 @@ func (d *Daemon) access() (broker.Access, error) {
 			a.SuperUsers = append(a.SuperUsers, auth.User(name))
 		}
 		for _, text := range u.Allow {
-			acls, err := aclsOf(name, text)
+			acls, err := ACLsOf(name, text)
 			if err != nil {
 				return a, fmt.Errorf("user %s: %w: %w", name, outrelay.ErrConfig, err)
 			}
@@ -72,8 +72,8 @@ func (d *Daemon) access() (broker.Access, error) {
 	return a, nil
 }
 
-// aclsOf returns the entries of a rule, one for each operation.
-func aclsOf(user, text string) ([]auth.ACL, error) {
+// ACLsOf returns the entries of a rule, one for each operation.
+func ACLsOf(user, text string) ([]auth.ACL, error) {
 	r, err := config.ParseRule(text)
 	if err != nil {
 		return nil, err

@@ -27,6 +27,9 @@ func LogOptions(c *config.Config, seeds ...string) (kafka.Options, error) {
 	default:
 		o.Seeds = []string{c.Broker.Listen}
 	}
+	if !c.Log.External() {
+		return o, ownLog(c, &o)
+	}
 	var err error
 	if k.TLS.On() {
 		if o.TLS, err = (kafka.TLSFiles{CA: k.TLS.CA, Cert: k.TLS.Cert, Key: k.TLS.Key, ServerName: k.TLS.ServerName}).Config(); err != nil {
