@@ -207,7 +207,7 @@ func (c *conn) start(a *api, h header, n int, granted int64) (call, error) {
 		return call{}, err
 	}
 	if granted > 0 {
-		defer c.s.bodies.put(body) // handleProduce keeps nothing of it
+		defer c.s.bodies.Put(body) // handleProduce keeps nothing of it
 	}
 	started := time.Now()
 	if a == nil {

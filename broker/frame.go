@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -170,7 +169,7 @@ func (f *frameReader) body(n int, granted bool) ([]byte, error) {
 		f.deadline(f.s.opts.FrameTimeout)
 	}
 	if granted || n <= frameStepBytes {
-		b := f.s.bodies.get(n, granted)
+		b := f.s.lend(n, granted)
 		_, err := io.ReadFull(f.br, b)
 		return b, f.readError(err)
 	}
@@ -247,24 +246,10 @@ func requestFlexible(key, version int16) bool {
 	return req.IsFlexible()
 }
 
-// bodies lends buffers for Produce bodies: what is proposed is copied, so that a body can be used again once its request was started.
-type bodies struct{ pool sync.Pool }
-
-// pooledBytesMax is the largest body that is kept for another.
-const pooledBytesMax = 4 << 20
-
-func (p *bodies) get(n int, lent bool) []byte {
-	if lent {
-		if b, ok := p.pool.Get().(*[]byte); ok && cap(*b) >= n {
-			return (*b)[:n]
-		}
+// lend returns a buffer for a body: a Produce body's goes back to the pool once its request was started, since what is proposed is copied.
+func (s *Server) lend(n int, produce bool) []byte {
+	if produce {
+		return s.bodies.Get(n)
 	}
 	return make([]byte, n)
-}
-
-// put takes back a body that nobody refers to any more.
-func (p *bodies) put(b []byte) {
-	if cap(b) > 0 && cap(b) <= pooledBytesMax {
-		p.pool.Put(&b)
-	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/outrelay/outrelay/broker/replica"
 	"github.com/outrelay/outrelay/broker/segment"
 	"github.com/outrelay/outrelay/broker/wal"
+	"github.com/outrelay/outrelay/internal/bytepool"
 	"github.com/outrelay/outrelay/internal/clock"
 	"github.com/outrelay/outrelay/internal/vfs"
 )
@@ -54,7 +55,7 @@ type Server struct {
 
 	fetchHeld atomic.Int64  // bytes of records in answers that are being sent
 	codecs    record.Codecs // decompression for checks; bounded output
-	bodies    bodies        // buffers of Produce bodies
+	bodies    bytepool.Pool // buffers of Produce bodies
 
 	listeners []*listener // [0] is the in-memory one
 	conns     connSet

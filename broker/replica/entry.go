@@ -46,19 +46,25 @@ type partitionEntry struct {
 	logStart int64
 }
 
-func encodeBatchEntry(t entryType, flags uint8, timeMs int64, batch []byte) []byte {
-	b := make([]byte, 0, entryHeadBytes+len(batch))
-	b = append(b, byte(t), flags)
-	b = be64(b, uint64(timeMs))
-	return append(b, batch...)
+// batchEntryBytes is the size of an entry with a batch.
+func batchEntryBytes(guard TxnGuard, batch []byte) int {
+	n := entryHeadBytes + len(batch)
+	if guard != 0 {
+		n += guardBytes
+	}
+	return n
 }
 
-// encodeGuardedEntry is encodeBatchEntry with a guard.
-func encodeGuardedEntry(flags uint8, timeMs int64, guard TxnGuard, batch []byte) []byte {
-	b := make([]byte, 0, entryHeadBytes+guardBytes+len(batch))
-	b = append(b, byte(entryBatch), flags|flagGuarded)
+// appendBatchEntry appends an entry with a batch to b; a guard of 0 is none.
+func appendBatchEntry(b []byte, t entryType, flags uint8, timeMs int64, guard TxnGuard, batch []byte) []byte {
+	if guard != 0 {
+		flags |= flagGuarded
+	}
+	b = append(b, byte(t), flags)
 	b = be64(b, uint64(timeMs))
-	b = be64(b, uint64(guard))
+	if guard != 0 {
+		b = be64(b, uint64(guard))
+	}
 	return append(b, batch...)
 }
 

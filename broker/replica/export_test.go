@@ -64,11 +64,11 @@ func ReencodePartition(b []byte) ([]byte, error) {
 }
 
 func EncodeBatchEntry(timeMs int64, b []byte) []byte {
-	return encodeBatchEntry(entryBatch, 0, timeMs, b)
+	return appendBatchEntry(nil, entryBatch, 0, timeMs, 0, b)
 }
 
 func EncodeGuardedEntry(timeMs int64, guard TxnGuard, b []byte) []byte {
-	return encodeGuardedEntry(0, timeMs, guard, b)
+	return appendBatchEntry(nil, entryBatch, 0, timeMs, guard, b)
 }
 
 func EncodeLogStartEntry(timeMs, offset int64) []byte { return encodeLogStartEntry(0, timeMs, offset) }

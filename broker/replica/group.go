@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/outrelay/outrelay/broker/wal"
+	"github.com/outrelay/outrelay/internal/bytepool"
 	"github.com/outrelay/outrelay/internal/failpoint"
 	"github.com/outrelay/outrelay/internal/invariant"
 )
@@ -39,6 +40,7 @@ type group struct {
 	removed   bool
 	queued    bool           // the shard pumps it in this round
 	published *atomic.Uint64 // term<<1 | leads, for other goroutines; nil in tests
+	payloads  *bytepool.Pool // takes back the payloads of a single voter's entries; nil in tests
 	onUp      func()         // called once, when up
 	upIndex   uint64         // what must be applied for that
 }
@@ -343,6 +345,23 @@ func (g *group) apply(m *pb.Message, fx *effects) {
 	}
 	for _, r := range m.GetResponses() {
 		g.step(r)
+	}
+	if g.single {
+		g.recycle(m.GetEntries()) // after the responses: raft counts the entries' bytes once more
+	}
+}
+
+// recycle gives back the payloads of entries that were applied. Nobody has them any more: raft lets go of what is stable, and the log of what was
+// evicted; a single voter sends to nobody, and commits only what is durable, so that the write-ahead log has written them.
+func (g *group) recycle(es []*pb.Entry) {
+	if g.payloads == nil || failpoint.Bug("wal-not-synced") {
+		return
+	}
+	for _, e := range es {
+		if e.GetType() == pb.EntryNormal && e.GetIndex() <= g.log.cachedTo {
+			g.payloads.Put(e.Data)
+			e.Data = nil
+		}
 	}
 }
 

@@ -11,10 +11,13 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/outrelay/outrelay/broker/wal"
+	"github.com/outrelay/outrelay/internal/bytepool"
 )
 
 // Node is this process's raft groups over one write-ahead log. All methods may be called concurrently unless Options.Manual is set.
 type Node struct {
+	payloads bytepool.Pool // of proposals; see group.recycle
+
 	o      Options
 	id     identity
 	lock   io.Closer

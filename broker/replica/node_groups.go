@@ -98,6 +98,7 @@ func (n *Node) openGroup(id GroupID, sm StateMachine, conf GroupConf, d *diskGro
 	n.mu.Unlock()
 	if b, ok := sm.(binder); ok {
 		b.bind(binding{
+			buffer:  n.payloads.Get,
 			propose: func(p []byte, placed func(), done func(any, error)) { n.ProposePlaced(id, p, placed, done) },
 			onShard: func(fn func() bool) error { return n.onGroup(id, h, fn) },
 		})
@@ -110,6 +111,7 @@ func (n *Node) openGroup(id GroupID, sm StateMachine, conf GroupConf, d *diskGro
 		return nil, err
 	}
 	g.published = &h.leader
+	g.payloads = &n.payloads
 	n.mu.Lock()
 	h.sm, h.g = sm, g
 	n.mu.Unlock()

@@ -56,6 +56,7 @@ type mark struct {
 // binding is what a partition needs of the node.
 type binding struct {
 	propose func(payload []byte, placed func(), done func(any, error))
+	buffer  func(n int) []byte // lends a payload of n bytes
 	// onShard runs fn between two applies and waits for it. fn says whether the next checkpoint has something to say of the group that no entry brought.
 	onShard func(fn func() (changed bool)) error
 }

@@ -33,11 +33,11 @@ func (p *Partition) Produce(batch []byte, o ProduceOptions, done func(ProduceRes
 	if kind == entryBatch && p.config().LogAppendTime {
 		b = record.WithLogAppendTime(b, now)
 	}
-	if o.Guard != 0 && kind == entryBatch {
-		p.propose(encodeGuardedEntry(flags, now, o.Guard, b), o.Placed, done)
-		return
+	guard := o.Guard
+	if kind != entryBatch {
+		guard = 0
 	}
-	p.propose(encodeBatchEntry(kind, flags, now, b), o.Placed, done)
+	p.propose(p.entry(kind, flags, now, guard, b), o.Placed, done)
 }
 
 // TxnGuard returns what Produce needs to refuse a batch of the producer's transaction that this transaction's marker overtakes. Take it
@@ -74,7 +74,17 @@ func (p *Partition) marker(flags uint8, pid int64, epoch int16, commit bool, coo
 		return
 	}
 	now := p.o.Clock.Now().UnixMilli()
-	p.propose(encodeBatchEntry(entryTxnMarker, flags, now, record.EndTxnMarker(pid, epoch, commit, coordinatorEpoch, now)), nil, done)
+	p.propose(p.entry(entryTxnMarker, flags, now, 0, record.EndTxnMarker(pid, epoch, commit, coordinatorEpoch, now)), nil, done)
+}
+
+// entry encodes a batch's entry into a buffer of the node, which has it back when the entry was applied.
+func (p *Partition) entry(t entryType, flags uint8, timeMs int64, guard TxnGuard, batch []byte) []byte {
+	n := batchEntryBytes(guard, batch)
+	var b []byte
+	if p.in.buffer != nil {
+		b = p.in.buffer(n)
+	}
+	return appendBatchEntry(b[:0], t, flags, timeMs, guard, batch)
 }
 
 func (p *Partition) propose(payload []byte, placed func(), done func(ProduceResult)) {

@@ -42,6 +42,7 @@ type Log struct {
 	cleanedTo     int64
 	sealed        []*segment // not synced since they were active
 	sealedIndexes []vfs.File // their indexes
+	reserved      int64      // bytes of active's file that room was taken for
 	names         bool       // the directory has changed since it was synced
 	segmentBytes  int64
 	segmentAge    time.Duration
@@ -106,7 +107,7 @@ func (l *Log) Configure(segmentBytes int64, segmentAge time.Duration) {
 
 // Append adds a batch, whose first 16 bytes are replaced by prefix (see record.Stamp16), with the base offset NextOffset; anything else is the
 // caller's bug and panics. Both are copied, once. The batch can be read when Append returns, and is durable after the next Sync; until
-// then it may not even have been written. Append blocks on the disk only when a block of some 64 KiB is full, and allocates only for such
+// then it may not even have been written. Append blocks on the disk only when a block of some 128 KiB is full, and allocates only for such
 // blocks. An error is the disk's and final: the caller stops the process.
 func (l *Log) Append(prefix [record.PrefixBytes]byte, batch []byte) error {
 	base, epoch := int64(binary.BigEndian.Uint64(prefix[:])), int32(binary.BigEndian.Uint32(prefix[12:]))
@@ -187,11 +188,34 @@ func (l *Log) flush() error {
 		return nil
 	}
 	at := blk.pos + int64(blk.flushed)
+	l.reserve(blk.pos + int64(len(blk.b)))
 	if _, err := l.file.WriteAt(blk.b[blk.flushed:], at); err != nil {
 		return l.fail(fmt.Errorf("segment %s at byte %d: %w", l.file.Name(), at, err))
 	}
 	blk.flushed = len(blk.b)
 	blk.seg.flushed.Store(blk.pos + int64(len(blk.b)))
+	return nil
+}
+
+// reserve takes room ahead for a file that will have size bytes. mu is held.
+func (l *Log) reserve(size int64) {
+	if size < reserveFromBytes || size <= l.reserved {
+		return
+	}
+	l.reserved = min(size+min(size, reserveBytesMax), max(l.segmentBytes, size))
+	l.file.Reserve(l.reserved)
+}
+
+// giveBack returns the room that the active segment did not use. mu is held.
+func (l *Log) giveBack() error {
+	size := l.active.size.Load()
+	if l.reserved <= size {
+		return nil
+	}
+	l.reserved = 0
+	if err := l.file.Truncate(size); err != nil {
+		return l.fail(fmt.Errorf("segment %s: %w", l.file.Name(), err))
+	}
 	return nil
 }
 
@@ -242,7 +266,7 @@ func (l *Log) Roll() error {
 
 // roll seals the active segment and makes the next one. mu is held.
 func (l *Log) roll(now time.Time) error {
-	if err := l.flush(); err != nil {
+	if err := errorsFirst(l.flush, l.giveBack); err != nil {
 		return err
 	}
 	old, limit := l.active, l.next.Load()
@@ -267,7 +291,7 @@ func (l *Log) begin(base int64, now time.Time) error {
 	l.active, l.file = s, f
 	l.index = indexer{base: base, interval: l.o.IndexIntervalBytes, maxTS: noTimestamp}
 	l.indexSaved, l.abortedSaved, l.syncedBytes = 0, 0, 0
-	l.created, l.names = now, true
+	l.created, l.names, l.reserved = now, true, 0
 	v := &view{}
 	if old := l.view.Load(); old != nil {
 		v.start = old.start
@@ -423,6 +447,11 @@ func (l *Log) Close() error {
 	defer l.mu.Unlock()
 	if l.err == ErrClosed {
 		return nil
+	}
+	if l.err == nil {
+		if err := errorsFirst(l.flush, l.giveBack); err != nil {
+			l.o.Logger.Warn("segment not closed well", "err", err) // what is durable is as it was; the next Open cuts the rest
+		}
 	}
 	l.err = ErrClosed
 	for _, f := range l.sealedIndexes {

@@ -25,10 +25,14 @@ const (
 	segmentBytesMax      = 1<<31 - 1 // positions in the index have 32 bits
 	segmentAgeDefault    = 7 * 24 * time.Hour
 	indexIntervalDefault = 4 << 10
-	tailBytesDefault     = 256 << 10
+	tailBytesDefault     = 384 << 10
 	blockBytesMin        = 4 << 10
-	blockBytesMax        = 64 << 10
-	scanWindowBytes      = 128 << 10
+	blockBytesMax        = 128 << 10
+	// Room is taken ahead of a growing segment, as much again as it has: a file system spends half of a write on finding room for it. Not before it
+	// has the first so many bytes: a thousand small partitions take no room that they do not use.
+	reserveFromBytes = 1 << 20
+	reserveBytesMax  = 32 << 20
+	scanWindowBytes  = 128 << 10
 )
 
 // Options configures a Log. The zero value works.
@@ -36,7 +40,7 @@ type Options struct {
 	SegmentBytes       int64         // roll before the active segment grows beyond (segment.bytes); default 128 MiB, at most 2 GiB - 1
 	SegmentAge         time.Duration // roll a segment that is older (segment.ms); default 7 days
 	IndexIntervalBytes int           // one index entry per so many bytes; default 4 KiB
-	TailBytes          int           // recent batches kept in memory for tail reads; default 256 KiB
+	TailBytes          int           // recent batches kept in memory for tail reads; default 384 KiB
 	Clock              clock.Clock   // nil: the machine's
 	Logger             *slog.Logger  // nil: discard
 }

@@ -68,7 +68,7 @@ func NewCommitter(w *WAL, o CommitterOptions) *Committer {
 	return c
 }
 
-// Submit queues b and returns; b.Records and their payloads are the caller's again. It blocks while the queue is full. It may be called concurrently; what one goroutine
+// Submit queues b and returns; b.Records is the caller's again, the payloads must not change until b is done. It blocks while the queue is full. It may be called concurrently; what one goroutine
 // submits is done in that order. After Close, Done is called at once with ErrClosed, from the caller's goroutine.
 func (c *Committer) Submit(b Batch) {
 	size := int64(0)

@@ -112,19 +112,28 @@ func recordSeed(file uint32, lsn uint64) uint32 {
 // appendRecord encodes r at the end of buf, padded. It allocates only when buf has no room.
 func appendRecord(buf []byte, fileSeed uint32, lsn uint64, r *Record) []byte {
 	at, n := len(buf), recordHeader+len(r.Payload)
-	buf = slices.Grow(buf, int(aligned(int64(n))))[:at+int(aligned(int64(n)))]
-	b := buf[at:]
+	buf = slices.Grow(buf, int(aligned(int64(n))))
+	buf = append(appendRecordHead(buf, fileSeed, lsn, r), r.Payload...)
+	return append(buf, padding[:int(aligned(int64(n)))-(len(buf)-at)]...)
+}
+
+// appendRecordHead encodes what stands before r's payload.
+func appendRecordHead(buf []byte, fileSeed uint32, lsn uint64, r *Record) []byte {
+	at := len(buf)
 	le := binary.LittleEndian
-	le.PutUint32(b[4:], uint32(len(r.Payload)))
-	le.PutUint64(b[8:], r.Group)
-	le.PutUint64(b[16:], r.Index)
-	le.PutUint64(b[24:], r.Term)
-	le.PutUint64(b[32:], uint64(r.Kind)) // and 7 bytes of zero
-	copy(b[recordHeader:], r.Payload)
-	clear(b[n:])
-	le.PutUint32(b, crc32.Update(recordSeed(fileSeed, lsn), castagnoli, b[4:n]))
+	buf = le.AppendUint32(buf, 0)
+	buf = le.AppendUint32(buf, uint32(len(r.Payload)))
+	buf = le.AppendUint64(buf, r.Group)
+	buf = le.AppendUint64(buf, r.Index)
+	buf = le.AppendUint64(buf, r.Term)
+	buf = le.AppendUint64(buf, uint64(r.Kind)) // and 7 bytes of zero
+	sum := crc32.Update(recordSeed(fileSeed, lsn), castagnoli, buf[at+4:])
+	le.PutUint32(buf[at:], crc32.Update(sum, castagnoli, r.Payload))
 	return buf
 }
+
+// padding ends a record.
+var padding [alignment]byte
 
 // appendTrailer ends a batch of count records whose trailer stands at lsn and which begins at start.
 func appendTrailer(buf []byte, fileSeed uint32, lsn, start uint64, count int) []byte {

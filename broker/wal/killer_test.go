@@ -61,6 +61,13 @@ func (f *killedFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.File.WriteAt(p, off)
 }
 
+func (f *killedFile) WriteVAt(bufs [][]byte, off int64) (int, error) {
+	if f.k.gone() {
+		return 0, errKilled
+	}
+	return f.File.WriteVAt(bufs, off)
+}
+
 func (f *killedFile) Sync() error {
 	if f.k.asking {
 		return nil

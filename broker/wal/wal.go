@@ -132,6 +132,7 @@ type WAL struct {
 	sync     sync.Mutex // held by whoever writes to the active file
 	active   *file      // guarded by sync; the last of files
 	flushing []*chunk   // guarded by sync
+	iovs     [][]byte   // guarded by sync; of the write under way
 	attested bool       // guarded by sync; nothing was written since the last empty batch
 
 	namesState
@@ -153,20 +154,8 @@ type tail struct {
 
 func (t *tail) lsn() uint64 { return t.base + uint64(t.at) }
 
-// chunk is a batch that is being assembled.
-type chunk struct {
-	header
-	seed  uint32
-	start int64 // where in the file it begins
-	count int
-	buf   []byte
-}
-
-// chunkKeepBytes is the largest buffer kept for use again.
-const chunkKeepBytes = 8 << 20
-
-// Append adds records to the next sync. They are not durable, and [WAL.Read] does not find them, until Sync returns. It takes either all of recs or none, copies
-// the payloads, and does not block on the disk. The positions are in the order of recs.
+// Append adds records to the next sync. They are not durable, and [WAL.Read] does not find them, until Sync returns. It takes either all of recs or none, and
+// does not block on the disk. The payloads must not change until then: large ones are not copied. The positions are in the order of recs.
 //
 // Errors: ErrTooLarge, ErrInvalid, ErrPoisoned, ErrClosed.
 func (w *WAL) Append(recs ...Record) ([]Pos, error) {
@@ -191,9 +180,8 @@ func (w *WAL) AppendTo(dst []Pos, recs ...Record) ([]Pos, error) {
 	for i := range recs {
 		c := w.chunkFor(sizeOf(len(recs[i].Payload)))
 		dst = append(dst, Pos{File: c.seq, Offset: w.tail.at})
-		c.buf = appendRecord(c.buf, c.seed, w.tail.lsn(), &recs[i])
-		c.count++
-		w.tail.at = c.start + int64(len(c.buf))
+		c.add(w.tail.lsn(), &recs[i])
+		w.tail.at = c.start + c.size
 	}
 	return dst, nil
 }
@@ -218,7 +206,7 @@ func (w *WAL) chunkFor(size int64) *chunk {
 	} else {
 		c = &chunk{}
 	}
-	*c = chunk{header: t.header, seed: t.seed, start: t.at, buf: c.buf[:0]}
+	c.reset(t.header, t.seed, t.at)
 	w.pending = append(w.pending, c)
 	return c
 }
@@ -232,8 +220,8 @@ func (w *WAL) seal() {
 	if c.seq != w.tail.seq {
 		return
 	}
-	c.buf = appendTrailer(c.buf, c.seed, w.tail.lsn(), c.base+uint64(c.start), c.count)
-	w.tail.at = c.start + int64(len(c.buf))
+	c.seal(w.tail.lsn())
+	w.tail.at = c.start + c.size
 }
 
 func (w *WAL) identity() identity {
@@ -268,6 +256,7 @@ func (w *WAL) syncLocked() error {
 	defer w.mu.Unlock()
 	for i, c := range w.flushing {
 		if cap(c.buf) <= chunkKeepBytes && len(w.free) < 4 {
+			c.reset(header{}, 0, 0)
 			w.free = append(w.free, c)
 		}
 		w.flushing[i] = nil
@@ -288,10 +277,12 @@ func (w *WAL) write(c *chunk) error {
 	}
 	f := w.active
 	invariant.Check(f.durable.Load() == c.start, "W2: batch at byte %d of file %d, durable up to %d", c.start, f.seq, f.durable.Load())
-	if _, err := f.f.WriteAt(c.buf, c.start); err != nil {
+	w.iovs = c.buffers(w.iovs[:0])
+	if _, err := f.f.WriteVAt(w.iovs, c.start); err != nil {
 		return err
 	}
-	end := c.start + int64(len(c.buf))
+	clear(w.iovs[:cap(w.iovs)])
+	end := c.start + c.size
 	if end > f.written {
 		// The file grows. Do it in steps, so that most syncs need not commit the file system's journal.
 		to := max(end, min(f.capacity, end+w.o.ZeroStepBytes))
@@ -313,7 +304,7 @@ func (w *WAL) attest() error {
 	w.mu.Lock()
 	t := &w.tail
 	c := &chunk{header: t.header, seed: t.seed, start: t.at}
-	c.buf = appendTrailer(nil, t.seed, t.lsn(), t.lsn(), 0)
+	c.seal(t.lsn())
 	t.at += trailerBytes
 	w.mu.Unlock()
 	if err := w.write(c); err != nil {

@@ -3,6 +3,7 @@ package vfs
 import (
 	"io"
 	"io/fs"
+	"slices"
 	"sync/atomic"
 	"syscall"
 )
@@ -82,6 +83,14 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	}
 	return n, nil
 }
+
+// WriteVAt is one WriteAt, for faults and power cuts too.
+func (f *memFile) WriteVAt(bufs [][]byte, off int64) (int, error) {
+	return f.WriteAt(slices.Concat(bufs...), off)
+}
+
+// Reserve does nothing: memory needs no room ahead.
+func (f *memFile) Reserve(int64) {}
 
 // Truncate changes the file's size.
 func (f *memFile) Truncate(size int64) error {

@@ -43,6 +43,18 @@ func (f osFile) Allocate(size int64) error {
 	return nil
 }
 
+// WriteVAt hands the buffers to the kernel as they are.
+func (f osFile) WriteVAt(bufs [][]byte, off int64) (int, error) {
+	n, err := gather(f.File, bufs, off)
+	if err != nil {
+		return n, &os.PathError{Op: "pwritev", Path: f.Name(), Err: err}
+	}
+	return n, nil
+}
+
+// Reserve takes room on the disk ahead of the file's end.
+func (f osFile) Reserve(size int64) { reserve(f.File, size) }
+
 // extend makes a file larger, without a promise of room.
 func extend(f *os.File, size int64) error {
 	st, err := f.Stat()

@@ -60,6 +60,11 @@ type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
+	// WriteVAt writes the concatenation of bufs at off, as one WriteAt would, without a copy. The slice bufs itself is the callee's to change.
+	WriteVAt(bufs [][]byte, off int64) (n int, err error)
+	// Reserve takes room on the disk for the bytes below size, and leaves the file's own size alone: writes that extend the file then cost less. It
+	// is a hint, which promises nothing and does nothing where it cannot; Truncate gives back what was not used.
+	Reserve(size int64)
 	// Sync makes the file's bytes and size durable (fdatasync). It blocks on the disk. Never call it again after it failed.
 	Sync() error
 	// Truncate changes the file's size; new bytes are zero. Not durable until Sync.

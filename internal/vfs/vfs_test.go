@@ -185,3 +185,49 @@ func TestFS_LockNamesTheHolder(t *testing.T) {
 		must(t, l.Close())
 	})
 }
+
+func TestFile_WriteVAt(t *testing.T) {
+	each(t, func(t *testing.T, fsys vfs.FS, dir string) {
+		f, err := fsys.Create(dir + "/f")
+		must(t, err)
+		defer f.Close()
+		var bufs [][]byte
+		want := strings.Repeat("-", 7)
+		for i := range 3000 { // more than one call takes
+			part := strings.Repeat(strconv.Itoa(i), i%4) // some are empty
+			bufs = append(bufs, []byte(part))
+			want += part
+		}
+		_, err = f.WriteAt([]byte(want[:7]), 0)
+		must(t, err)
+		n, err := f.WriteVAt(bufs, 7)
+		if err != nil || n != len(want)-7 {
+			t.Fatalf("wrote %d of %d bytes: %v", n, len(want)-7, err)
+		}
+		if got := get(t, fsys, dir+"/f"); got != want {
+			t.Fatal("the file does not hold what was written")
+		}
+		if n, err := f.WriteVAt(nil, 3); n != 0 || err != nil {
+			t.Fatalf("nothing to write: %d, %v", n, err)
+		}
+	})
+}
+
+func TestFile_Reserve_leavesTheSize(t *testing.T) {
+	each(t, func(t *testing.T, fsys vfs.FS, dir string) {
+		put(t, fsys, dir+"/f", "abc")
+		f, err := fsys.OpenRW(dir + "/f")
+		must(t, err)
+		defer f.Close()
+		f.Reserve(1 << 20)
+		if size, err := f.Size(); err != nil || size != 3 {
+			t.Fatalf("size %d, %v; want 3", size, err)
+		}
+		_, err = f.WriteAt([]byte("de"), 3)
+		must(t, err)
+		must(t, f.Truncate(5))
+		if got := get(t, fsys, dir+"/f"); got != "abcde" {
+			t.Fatalf("%q", got)
+		}
+	})
+}
