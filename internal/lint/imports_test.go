@@ -22,9 +22,9 @@ const module = "github.com/outrelay/outrelay"
 var layers = map[string]int{
 	"internal/invariant": 1, "internal/clock": 1, "internal/backoff": 1, "internal/run": 1, "internal/metrics": 1, "internal/failpoint": 1,
 	"internal/topicname": 1, "internal/bytepool": 1,
-	"internal/vfs":       2,
-	".":                  3,
-	"config":             4, "sources": 4, "sinks": 4, "dedup": 4, "broker/record": 4, "broker/group": 4, "broker/txn": 4,
+	"internal/vfs": 2,
+	".":            3,
+	"config":       4, "sources": 4, "sinks": 4, "dedup": 4, "broker/record": 4, "broker/group": 4, "broker/txn": 4,
 	"sources/sourcetest": 5, "sinks/sinktest": 5,
 	"sources/postgres": 5, "sources/mysql": 5, "sinks/postgres": 5, "sinks/mysql": 5, "sinks/webhook": 5, "sinks/kafka": 5, "sinks/stdout": 5,
 	"broker/wal": 5, "broker/segment": 5, "broker/transport": 5, "broker/auth": 5, "internal/testenv": 5,
