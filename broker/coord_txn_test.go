@@ -316,11 +316,7 @@ func addEveryVersion(t *testing.T, c *rawConn, id string, pid int64, v int16) {
 	}
 	if v >= 4 {
 		ap.Transactions[0].VerifyOnly = true
-		want := kerr.InvalidTxnState.Code
-		if v >= 5 {
-			want = kerr.TransactionAbortable.Code
-		}
-		if got := code(); got != want {
+		if got := code(); got != kerr.InvalidTxnState.Code {
 			t.Errorf("AddPartitionsToTxn v%d: verify: %d", v, got)
 		}
 		ap.Transactions[0].VerifyOnly = false
@@ -355,10 +351,7 @@ func TestTxn_produceIsVerified(t *testing.T) {
 		p.TransactionID = &id
 		r := request[*kmsg.ProduceResponse](c, p, v)
 		want := kerr.InvalidTxnState.Code
-		switch v {
-		case 11:
-			want = kerr.TransactionAbortable.Code
-		case 12:
+		if v == 12 {
 			want = 0
 		}
 		if got := r.Topics[0].Partitions[0].ErrorCode; got != want {

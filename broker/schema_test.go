@@ -196,3 +196,22 @@ func TestProduceDecoder_allocatesNothingPerRecord(t *testing.T) {
 		t.Errorf("%v allocations for one record, %v for 10,000", one, many)
 	}
 }
+
+// librdkafka 2.16 asks for all topics with three bytes too many; nothing else may be too long (B74).
+func TestSchemas_allTopicsOfLibrdkafka(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		body []byte
+		ok   bool
+	}{
+		{"as it should be", []byte{0, 1, 0, 0}, true},
+		{"as librdkafka sends it", []byte{0, 0, 0, 0, 1, 0, 0}, true},
+		{"a byte more", []byte{0, 0, 0, 0, 1, 0, 0, 0}, false},
+		{"no topics, three bytes more", []byte{1, 0, 0, 0, 1, 0, 0}, false},
+	} {
+		if err := broker.CheckSchema(3, 13, c.body); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
