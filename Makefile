@@ -18,7 +18,7 @@ FUZZTIME ?= 2s
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build build-failpoints deps deps-kafka kafka demo check test test-unit test-system fuzz-short fuzz soak compat-kafka lint lint-full schema \
+.PHONY: help build build-failpoints deps deps-kafka deps-clients compat kafka demo check test test-unit test-system fuzz-short fuzz soak lint lint-full schema \
         bench-relay bench-latency bench-sink bench-log clean
 
 help: ## list the targets
@@ -38,6 +38,9 @@ deps: ## install what the tests need: PostgreSQL, kcat
 deps-kafka: ## install Java and Maven where they are missing, and fetch Apache Kafka's jars (once)
 	@scripts/install-deps kafka
 
+deps-clients: ## install the clients of other projects that `make test` runs: Python's, Node's, Go's
+	@scripts/install-clients
+
 kafka: build deps-kafka ## run a throwaway Apache Kafka on 127.0.0.1:19092 until interrupted
 	$(BIN) bench kafka-serve
 
@@ -47,7 +50,7 @@ demo: build ## run the main job for 30 s, with crashes, and count from outside
 check: lint ## lint and unit tests, for the day's work
 	$(GO) test -short $(UNIT)
 
-test: deps deps-kafka lint test-unit test-system fuzz-short ## every test but the long ones
+test: deps deps-kafka deps-clients lint test-unit test-system fuzz-short ## every test but the long ones
 
 test-unit: ## unit, property, crash and conformance tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(WHOLE)
@@ -67,8 +70,9 @@ soak: build build-failpoints ## the long forms of the crash and fault tests
 	OUTRELAY_SOAK=1 OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 4h $(SYSTEM) ./broker/... ./relay/...
 	$(BIN) demo --for 10m --rate 1000 --crash --json
 
-compat-kafka: build build-failpoints deps deps-kafka ## the system and crash tests of the whole path with Apache Kafka as the log
-	OUTRELAY_TEST_LOG=kafka OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 1h ./test/system
+compat: build deps ## every client, tool and suite of other projects against the broker: a table, and docs/compat.md
+	@scripts/install-clients full
+	OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_COMPAT=full OUTRELAY_COMPAT_REPORT=$(CURDIR)/docs/compat.md $(GO) test -v -count=1 -timeout 90m ./test/compat
 
 lint: ## formatting, vet, and the rules of the house
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "gofmt: $$files"; exit 1; fi

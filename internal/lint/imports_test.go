@@ -124,7 +124,8 @@ func TestImports_RunDownward(t *testing.T) {
 		"broker/cluster": {"broker/replica"},
 		"relay":          {"internal/kafka"}, "consumer": {"internal/kafka"},
 		"internal/demo": {"internal/daemon"}, "internal/bench": {"internal/daemon"},
-		"broker/segment": {"broker/wal"},
+		"broker/segment":               {"broker/wal"},
+		"test/compat/goclients/sarama": {"test/compat/goclients/check"}, "test/compat/goclients/segmentio": {"test/compat/goclients/check"},
 	}
 	for _, f := range load(t) {
 		if f.test {

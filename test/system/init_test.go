@@ -63,20 +63,18 @@ func (w *world) dieAt(point string) {
 // is relayed.
 func TestInit(t *testing.T) {
 	w := newWorld(t, worldOptions{})
-	if !external() { // which runs already
-		w.Process.Args = []string{"--log-only"}
-		w.start()
-	}
+	w.Process.Args = []string{"--log-only"}
+	w.start()
 	first := w.init()
 	if again := w.init(); again != first {
 		t.Errorf("init again gave %s, the first gave %s", again, first)
 	}
 	l := w.load(rate)
 	await(t, "the shop commits", 20*time.Second, func() bool { return l.Committed() > 200 })
-	if !external() {
-		w.stop()
-		w.Process.Args = nil
+	if err := w.Process.Stop(); err != nil {
+		t.Fatal(err)
 	}
+	w.Process.Args = nil
 	w.start()
 	w.appliedMore(200, 30*time.Second)
 	w.stopLoad(l)
