@@ -18,7 +18,7 @@ FUZZTIME ?= 2s
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build build-failpoints deps deps-kafka deps-clients compat kafka demo check test test-unit test-system fuzz-short fuzz soak lint lint-full schema \
+.PHONY: help build build-failpoints deps deps-kafka deps-clients compat kafka demo check test test-unit test-system fuzz-short fuzz soak compat-kafka lint lint-full schema \
         bench-relay bench-latency bench-sink bench-log clean
 
 help: ## list the targets
@@ -69,6 +69,9 @@ fuzz: ## ten minutes of each fuzz target
 soak: build build-failpoints ## the long forms of the crash and fault tests
 	OUTRELAY_SOAK=1 OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 4h $(SYSTEM) ./broker/... ./relay/...
 	$(BIN) demo --for 10m --rate 1000 --crash --json
+
+compat-kafka: build build-failpoints deps deps-kafka ## the system and crash tests of the whole path with Apache Kafka as the log
+	OUTRELAY_TEST_LOG=kafka OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 1h ./test/system
 
 compat: build deps ## every client, tool and suite of other projects against the broker: a table, and docs/compat.md
 	@scripts/install-clients full

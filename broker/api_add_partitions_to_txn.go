@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"time"
-
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -39,7 +37,7 @@ func handleAddPartitionsToTxn(s *Server, c *conn, kreq kmsg.Request) pending {
 	}
 	adds := make([]*txnAddition, len(asks))
 	for i := range asks {
-		adds[i] = s.startAddition(&asks[i])
+		adds[i] = s.startAddition(&asks[i], req.Version)
 	}
 	return func() kmsg.Response {
 		r := req.ResponseKind().(*kmsg.AddPartitionsToTxnResponse)
@@ -58,7 +56,7 @@ func handleAddPartitionsToTxn(s *Server, c *conn, kreq kmsg.Request) pending {
 }
 
 // startAddition adds partitions if all of them exist: one that does not keeps the others out (OPERATION_NOT_ATTEMPTED).
-func (s *Server) startAddition(ask *kmsg.AddPartitionsToTxnRequestTransaction) *txnAddition {
+func (s *Server) startAddition(ask *kmsg.AddPartitionsToTxnRequestTransaction, version int16) *txnAddition {
 	a := &txnAddition{id: ask.TransactionalID, topics: ask.Topics, errs: map[txn.TopicPartition]*kerr.Error{}}
 	var tps []txn.TopicPartition
 	set := s.topics.set()
@@ -81,9 +79,7 @@ func (s *Server) startAddition(ask *kmsg.AddPartitionsToTxnRequestTransaction) *
 		return a
 	}
 	if ask.VerifyOnly {
-		s.txnShard(a.id).do(func(_ time.Time, tc *txn.Coordinator) {
-			a.err = tc.Verify(a.id, ask.ProducerID, ask.ProducerEpoch, tps...)
-		})
+		a.err = s.verifyTxn(a.id, ask.ProducerID, ask.ProducerEpoch, version >= 5, tps...)
 		return a
 	}
 	w := newWaiter()

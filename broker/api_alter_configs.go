@@ -68,21 +68,21 @@ func (s *Server) configsChanged() {
 
 // configTarget is what a request wants to configure: a topic, this node, or all nodes.
 type configTarget struct {
-	s    *Server
-	node bool
-	name string // of the topic or node; "" for all nodes
+	s       *Server
+	node    bool
+	missing bool   // it is a topic that is not there; said after what is wrong with the configs, as in Kafka
+	name    string // of the topic or node; "" for all nodes
 }
 
 func (s *Server) configTarget(kind kmsg.ConfigResourceType, name string) (*configTarget, error) {
 	switch {
-	case kind == kmsg.ConfigResourceTypeTopic && s.topics.set().byName[name] == nil:
-		return nil, kerr.UnknownTopicOrPartition
 	case kind == kmsg.ConfigResourceTypeBroker && name != "" && name != s.nodeName():
 		return nil, invalid(kerr.InvalidRequest, "node %q is not this one, which is %s", name, s.nodeName())
 	case kind != kmsg.ConfigResourceTypeTopic && kind != kmsg.ConfigResourceTypeBroker:
 		return nil, notConfigurable(kind)
 	}
-	return &configTarget{s: s, node: kind == kmsg.ConfigResourceTypeBroker, name: name}, nil
+	node := kind == kmsg.ConfigResourceTypeBroker
+	return &configTarget{s: s, node: node, missing: !node && s.topics.set().byName[name] == nil, name: name}, nil
 }
 
 // def returns the definition of a config that can be set.
@@ -128,6 +128,9 @@ func (t *configTarget) check(set map[string]string, unset []string) error {
 		if _, err := t.def(name); err != nil && !(t.node && t.static(name)) {
 			return err
 		}
+	}
+	if t.missing {
+		return kerr.UnknownTopicOrPartition
 	}
 	return nil
 }

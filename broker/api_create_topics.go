@@ -76,8 +76,7 @@ func (s *Server) createTopicFor(ctx context.Context, rt *kmsg.CreateTopicsReques
 	if twice {
 		return fail(invalid(kerr.InvalidRequest, "topic %q stands twice in the request", rt.Topic))
 	}
-	partitions, err := s.checkNewTopic(rt)
-	if err != nil {
+	if err := s.checkNewName(rt.Topic); err != nil {
 		return fail(err)
 	}
 	configs := make(map[string]string, len(rt.Configs))
@@ -88,6 +87,10 @@ func (s *Server) createTopicFor(ctx context.Context, rt *kmsg.CreateTopicsReques
 		configs[cf.Name] = *cf.Value
 	}
 	if err := cluster.ValidateConfigs(configs); err != nil {
+		return fail(err)
+	}
+	partitions, err := s.checkNewTopic(rt)
+	if err != nil {
 		return fail(err)
 	}
 	st.NumPartitions, st.ReplicationFactor = partitions, 1
@@ -102,14 +105,19 @@ func (s *Server) createTopicFor(ctx context.Context, rt *kmsg.CreateTopicsReques
 	return st
 }
 
+// checkNewName says what is wrong with a new topic's name.
+func (s *Server) checkNewName(name string) error {
+	switch {
+	case !validTopicName(name):
+		return invalid(kerr.InvalidTopicException, "topic names have 1 to 249 of a-z A-Z 0-9 . _ -")
+	case s.topics.set().byName[name] != nil:
+		return invalid(kerr.TopicAlreadyExists, "topic %q already exists", name)
+	}
+	return nil
+}
+
 // checkNewTopic returns the number of partitions that rt asks for, or what is wrong with it.
 func (s *Server) checkNewTopic(rt *kmsg.CreateTopicsRequestTopic) (int32, error) {
-	if !validTopicName(rt.Topic) {
-		return 0, invalid(kerr.InvalidTopicException, "topic names have 1 to 249 of a-z A-Z 0-9 . _ -")
-	}
-	if s.topics.set().byName[rt.Topic] != nil {
-		return 0, invalid(kerr.TopicAlreadyExists, "topic %q already exists", rt.Topic)
-	}
 	if isInternal(rt.Topic) {
 		return internalCount, nil
 	}

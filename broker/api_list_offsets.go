@@ -102,15 +102,18 @@ func (p *partition) findOffset(ts int64, committed bool) (offset, timestamp int6
 		return p.HighWatermark(), -1, nil
 	case askEarliest, askLocal:
 		return p.LogStart(), -1, nil
-	case askMaxTimestamp:
-		offset, timestamp = p.MaxTimestamp()
-		return offset, timestamp, nil
 	case askTiered, askUntiered:
 		return -1, -1, nil
 	}
 	end := p.HighWatermark()
 	if committed {
 		end = p.LastStable()
+	}
+	if ts == askMaxTimestamp {
+		if offset, timestamp = p.MaxTimestamp(); offset >= end {
+			return -1, -1, nil // of a transaction that is still open
+		}
+		return offset, timestamp, nil
 	}
 	offset, timestamp, ok, e := p.OffsetForTime(ts)
 	switch {

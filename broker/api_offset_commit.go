@@ -3,6 +3,7 @@ package broker
 import (
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/outrelay/outrelay/broker/group"
@@ -23,7 +24,36 @@ func handleOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
 	if req.Version < 1 {
 		req.Generation = -1
 	}
+	if !s.commitsToAny(req) {
+		return answer(offsetCommitErrors(req, kerr.UnknownTopicOrPartition)) // and no group is made for it
+	}
 	return s.askGroup(req.Group, func(now time.Time, gc *group.Coordinator, w *waiter) {
 		gc.Commit(now, req, s.partitionTopics(), w)
 	}).pending(c, req)
+}
+
+// commitsToAny reports whether one of the partitions exists, or none is named.
+func (s *Server) commitsToAny(req *kmsg.OffsetCommitRequest) bool {
+	known := s.partitionTopics()
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			if _, ok := known(group.TopicPartition{Topic: t.Topic, Partition: p.Partition}); ok {
+				return true
+			}
+		}
+	}
+	return len(req.Topics) == 0
+}
+
+// offsetCommitErrors is the answer that says one thing of every partition.
+func offsetCommitErrors(req *kmsg.OffsetCommitRequest, err *kerr.Error) kmsg.Response {
+	r := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+	for _, t := range req.Topics {
+		rt := kmsg.OffsetCommitResponseTopic{Topic: t.Topic}
+		for _, p := range t.Partitions {
+			rt.Partitions = append(rt.Partitions, kmsg.OffsetCommitResponseTopicPartition{Partition: p.Partition, ErrorCode: err.Code})
+		}
+		r.Topics = append(r.Topics, rt)
+	}
+	return r
 }

@@ -26,6 +26,7 @@ import (
 //   - v8: record errors and a message (KIP-467)
 //   - v9: flexible (KIP-482)
 //   - v10: leader hints (KIP-951); one node has none to give
+//   - v11: TRANSACTION_ABORTABLE (KIP-890)
 //   - v12: partitions join the transaction by themselves (KIP-890)
 //   - v13: topic ids (KIP-516)
 //
@@ -147,8 +148,11 @@ func (call *produceCall) startPartition(slot int, t *topic, err *kerr.Error, rp 
 	}
 	bytes, records := len(batch), int(record.Batch(batch).Count())
 	var opts replica.ProduceOptions
-	if call.guards != nil {
+	switch {
+	case call.guards != nil:
 		opts.Guard = call.guards[slot]
+	case call.req.txnID != nil:
+		opts.OwnEpoch = record.Batch(batch).Transactional()
 	}
 	p.Produce(batch, opts, func(r replica.ProduceResult) {
 		if r.Err != nil {

@@ -22,15 +22,15 @@ import (
 func handleTxnOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.TxnOffsetCommitRequest)
 	tp := offsetsPartition(req.Group)
+	if !s.anyToCommit(req) {
+		return answer(txnOffsetErrors(req, kerr.UnknownTopicOrPartition)) // and nothing joins the transaction
+	}
 	if req.Version < 5 {
 		guard, err := s.txnGuard(tp, req.ProducerID)
 		if err != nil {
 			return answer(txnOffsetErrors(req, err))
 		}
-		s.txnShard(req.TransactionalID).do(func(_ time.Time, tc *txn.Coordinator) {
-			err = tc.Verify(req.TransactionalID, req.ProducerID, req.ProducerEpoch, tp)
-		})
-		if err != nil {
+		if err = s.verifyTxn(req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Version >= 4, tp); err != nil {
 			return answer(txnOffsetErrors(req, err))
 		}
 		return s.commitTxnOffsets(c, req, guard)
@@ -49,6 +49,19 @@ func handleTxnOffsetCommit(s *Server, c *conn, kreq kmsg.Request) pending {
 		}
 		return s.commitTxnOffsets(c, req, 0)()
 	}
+}
+
+// anyToCommit reports whether one of the partitions exists.
+func (s *Server) anyToCommit(req *kmsg.TxnOffsetCommitRequest) bool {
+	known := s.partitionTopics()
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			if _, ok := known(group.TopicPartition{Topic: t.Topic, Partition: p.Partition}); ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // txnGuard takes the guard of a producer in a partition, before its transaction is verified.

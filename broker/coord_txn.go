@@ -10,15 +10,23 @@ import (
 
 // txnVerifyProduce is the check for producers that add partitions themselves (KIP-890, transaction version 1, Produce v3–11): data for a
 // partition that is not in the open transaction is refused. It does not block.
-func (s *Server) txnVerifyProduce(txnID string, producerID int64, epoch int16, tp txn.TopicPartition) error {
-	var err *kerr.Error
-	s.txnShard(txnID).do(func(_ time.Time, c *txn.Coordinator) {
-		err = c.Verify(txnID, producerID, epoch, tp)
-	})
-	if err != nil {
+func (s *Server) txnVerifyProduce(txnID string, producerID int64, epoch int16, abortable bool, tp txn.TopicPartition) error {
+	if err := s.verifyTxn(txnID, producerID, epoch, abortable, tp); err != nil {
 		return produceError(err)
 	}
 	return nil
+}
+
+// verifyTxn says why a partition is not in the producer's open transaction, or nil. abortable: the client knows TRANSACTION_ABORTABLE, which lets it
+// abort and go on where INVALID_TXN_STATE ends it.
+func (s *Server) verifyTxn(txnID string, producerID int64, epoch int16, abortable bool, tps ...txn.TopicPartition) (err *kerr.Error) {
+	s.txnShard(txnID).do(func(_ time.Time, c *txn.Coordinator) {
+		err = c.Verify(txnID, producerID, epoch, tps...)
+	})
+	if err == kerr.InvalidTxnState && abortable {
+		return kerr.TransactionAbortable
+	}
+	return err
 }
 
 // produceError maps the coordinator's errors to those that a producer takes in answer to Produce: retriable ones become

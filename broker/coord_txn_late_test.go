@@ -90,7 +90,7 @@ func TestTxn_lateDataOfOldClientsIsRefused(t *testing.T) {
 		switch code := decode[*kmsg.ProduceResponse](t, p, b).Topics[0].Partitions[0].ErrorCode; code {
 		case 0:
 			seq++
-		case kerr.InvalidTxnState.Code:
+		case kerr.TransactionAbortable.Code, kerr.InvalidTxnState.Code: // when it came, and when it was applied
 		default:
 			t.Fatalf("Produce: error %d", code)
 		}

@@ -316,7 +316,11 @@ func addEveryVersion(t *testing.T, c *rawConn, id string, pid int64, v int16) {
 	}
 	if v >= 4 {
 		ap.Transactions[0].VerifyOnly = true
-		if got := code(); got != kerr.InvalidTxnState.Code {
+		want := kerr.InvalidTxnState.Code
+		if v >= 5 {
+			want = kerr.TransactionAbortable.Code
+		}
+		if got := code(); got != want {
 			t.Errorf("AddPartitionsToTxn v%d: verify: %d", v, got)
 		}
 		ap.Transactions[0].VerifyOnly = false
@@ -351,7 +355,10 @@ func TestTxn_produceIsVerified(t *testing.T) {
 		p.TransactionID = &id
 		r := request[*kmsg.ProduceResponse](c, p, v)
 		want := kerr.InvalidTxnState.Code
-		if v == 12 {
+		switch v {
+		case 11:
+			want = kerr.TransactionAbortable.Code
+		case 12:
 			want = 0
 		}
 		if got := r.Topics[0].Partitions[0].ErrorCode; got != want {

@@ -88,7 +88,7 @@ func (call *produceCall) prepareJoins() []*txnJoin {
 			tp := txn.TopicPartition{Topic: p.topic, Partition: p.index}
 			if implicit {
 				call.addJoin(b.ProducerID(), b.ProducerEpoch(), at, tp)
-			} else if err := call.s.txnVerifyProduce(*call.req.txnID, b.ProducerID(), b.ProducerEpoch(), tp); err != nil {
+			} else if err := call.s.txnVerifyProduce(*call.req.txnID, b.ProducerID(), b.ProducerEpoch(), call.req.version >= 11, tp); err != nil {
 				call.fail(at, kafkaError(err), "", -1)
 			}
 		}

@@ -226,12 +226,12 @@ func (c *Coordinator) heardCommit(now time.Time, name, member string) {
 func (c *Coordinator) mayCommitOffset(e *kerr.Error, may permit, topics Topics, tp TopicPartition, metadata *string) ([16]byte, *kerr.Error) {
 	id, ok := topics(tp)
 	switch {
+	case !ok: // before what is wrong with the sender, as in Kafka
+		return id, kerr.UnknownTopicOrPartition
 	case e != nil:
 		return id, e
 	case len(deref(metadata)) > c.o.OffsetMetadataMax:
 		return id, kerr.OffsetMetadataTooLarge
-	case !ok:
-		return id, kerr.UnknownTopicOrPartition
 	case may != nil:
 		return id, may(slot{id, tp.Partition})
 	}

@@ -26,6 +26,8 @@ const (
 	// flagGuarded, of a batch: it enters the log only if no marker of its producer was applied since its sender was verified; a
 	// TxnGuard stands before the batch.
 	flagGuarded = 1 << 3
+	// flagOwnEpoch, of a batch: its transaction has an epoch of its own (KIP-890, transaction version 2), so it begins with sequence 0.
+	flagOwnEpoch = 1 << 4
 )
 
 // guardBytes is the size of a guard in an entry.
@@ -80,7 +82,7 @@ func decodeEntry(b []byte) (partitionEntry, error) {
 	}
 	e := partitionEntry{kind: entryType(b[0]), flags: b[1], timeMs: int64(binary.BigEndian.Uint64(b[2:]))}
 	body := b[entryHeadBytes:]
-	if e.flags&^(flagStrict|flagInternal|flagRetention|flagGuarded) != 0 {
+	if e.flags&^(flagStrict|flagInternal|flagRetention|flagGuarded|flagOwnEpoch) != 0 {
 		return e, fmt.Errorf("entry flags %#x: %w", e.flags, ErrVersion)
 	}
 	if e.flags&flagGuarded != 0 {

@@ -119,7 +119,7 @@ func (p *Partition) Apply(e Entry) any {
 }
 
 func (p *Partition) applyBatch(e Entry, d partitionEntry) any {
-	dup, err := p.ps.check(d.batch, d.flags&flagInternal != 0)
+	dup, err := p.ps.check(d.batch, d.flags)
 	switch {
 	case err != nil:
 		return ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.logStart, Err: err}

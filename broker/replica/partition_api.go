@@ -73,6 +73,8 @@ type ProduceOptions struct {
 	InternalControl bool
 	// Guard, from Partition.TxnGuard, is for transactional batches whose transaction shares its epoch with others; 0 for all else.
 	Guard TxnGuard
+	// OwnEpoch says of a transactional batch that its transaction has an epoch of its own (KIP-890, transaction version 2).
+	OwnEpoch bool
 	// Placed, when it is set, is called as by Node.ProposePlaced.
 	Placed func()
 }

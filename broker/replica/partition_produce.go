@@ -19,6 +19,9 @@ func (p *Partition) Produce(batch []byte, o ProduceOptions, done func(ProduceRes
 	if o.InternalControl {
 		flags = flagInternal
 	}
+	if o.OwnEpoch {
+		flags |= flagOwnEpoch
+	}
 	if b.Control() {
 		if !o.InternalControl {
 			done(ProduceResult{Base: -1, LogAppendTime: -1, LogStart: p.LogStart(), Err: kerr.InvalidRecord})

@@ -94,11 +94,12 @@ func (p *Partition) Size() int64 {
 
 // OffsetForTime returns the first record, at or above the log start offset, with a timestamp of ts (ms) or later. It may read the disk.
 func (p *Partition) OffsetForTime(ts int64) (offset, foundTs int64, ok bool, err error) {
-	offset, foundTs, ok, err = p.log.OffsetForTime(ts)
+	start := p.LogStart() // the segments' own follows later
+	offset, foundTs, ok, err = p.log.OffsetForTime(ts, start)
 	if err != nil {
-		p.unreadable(p.LogStart(), err)
+		p.unreadable(start, err)
 	}
-	return max(offset, p.LogStart()), foundTs, ok, err
+	return offset, foundTs, ok, err
 }
 
 // MaxTimestamp returns the record with the largest timestamp, or -1, -1 in an empty partition.

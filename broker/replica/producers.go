@@ -103,7 +103,8 @@ func (ps *producers) get(pid int64) *producer {
 
 // check decides on a batch of an idempotent producer, as Kafka's ProducerStateManager and ProducerAppendInfo do. A duplicate is answered
 // with the original's mark.
-func (ps *producers) check(b record.Batch, internal bool) (dup *batchMark, err error) {
+func (ps *producers) check(b record.Batch, flags uint8) (dup *batchMark, err error) {
+	internal := flags&flagInternal != 0
 	pid := b.ProducerID()
 	if pid < 0 {
 		if b.Transactional() {
@@ -117,6 +118,9 @@ func (ps *producers) check(b record.Batch, internal bool) (dup *batchMark, err e
 	}
 	p := ps.get(pid)
 	if p == nil {
+		if flags&flagOwnEpoch != 0 && first > 0 {
+			return nil, kerr.OutOfOrderSequenceNumber // an epoch of its own begins at 0; a batch before it was lost
+		}
 		return nil, nil // nothing is known: retention or expiry took it, so any sequence may be the next (KIP-360)
 	}
 	if first >= 0 && epoch == p.epoch {

@@ -68,7 +68,7 @@ func (s *partitionScript) run(t *testing.T, d *datadriven.TestData) string {
 		for range n {
 			b.Add(s.clk.Now().UnixMilli(), nil, []byte("v"), nil)
 		}
-		o := replica.ProduceOptions{InternalControl: d.HasArg("internal")}
+		o := replica.ProduceOptions{InternalControl: d.HasArg("internal"), OwnEpoch: d.HasArg("own")}
 		if d.HasArg("guarded") { // by the guard taken last
 			o.Guard = s.guard
 		}

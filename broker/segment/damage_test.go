@@ -34,7 +34,7 @@ func (b *bench) view() string {
 	b.t.Helper()
 	as, err := b.log.Aborted(0, b.log.NextOffset())
 	b.must(err)
-	o, ts, ok, err := b.log.OffsetForTime(650)
+	o, ts, ok, err := b.log.OffsetForTime(650, 0)
 	b.must(err)
 	mo, mts, _, err := b.log.MaxTimestamp()
 	b.must(err)

@@ -66,7 +66,7 @@ func FuzzOpenSegment(f *testing.F) {
 			from = c.Next
 		}
 		_, _ = l.Aborted(l.LogStartOffset(), l.NextOffset())
-		_, _, _, _ = l.OffsetForTime(650)
+		_, _, _, _ = l.OffsetForTime(650, 0)
 		_, _, _, _ = l.MaxTimestamp()
 		_, _ = l.Compact(t.Context(), segment.CompactOptions{Below: st.ActiveBase, Now: b.clk.Now()})
 	})

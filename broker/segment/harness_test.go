@@ -354,7 +354,7 @@ func (m *model) check(log *segment.Log) error {
 				break
 			}
 		}
-		offset, at, ok, err := log.OffsetForTime(ts)
+		offset, at, ok, err := log.OffsetForTime(ts, 0)
 		if err != nil || ok != found || (ok && (offset != want.offset || at != want.ts)) {
 			return fmt.Errorf("offset for time %d: %d@%d %v %v, want %v %v", ts, offset, at, ok, err, want, found)
 		}

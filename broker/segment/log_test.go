@@ -391,11 +391,11 @@ func TestTimestamps(t *testing.T) {
 	b.put(30, "d=1")
 	b.put(50, "e=1")
 	for _, tc := range [][3]int64{{0, 0, 10}, {10, 0, 10}, {11, 2, 50}, {50, 2, 50}} {
-		if o, ts, ok, err := b.log.OffsetForTime(tc[0]); err != nil || !ok || o != tc[1] || ts != tc[2] {
+		if o, ts, ok, err := b.log.OffsetForTime(tc[0], 0); err != nil || !ok || o != tc[1] || ts != tc[2] {
 			t.Errorf("time %d: %d@%d %v %v", tc[0], o, ts, ok, err)
 		}
 	}
-	if _, _, ok, err := b.log.OffsetForTime(51); ok || err != nil {
+	if _, _, ok, err := b.log.OffsetForTime(51, 0); ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	if o, ts, ok, err := b.log.MaxTimestamp(); o != 2 || ts != 50 || !ok || err != nil {
@@ -405,7 +405,7 @@ func TestTimestamps(t *testing.T) {
 	if o, ts, ok, err := b.log.MaxTimestamp(); o != 4 || ts != 50 || !ok || err != nil {
 		t.Fatal(o, ts, ok, err)
 	}
-	if o, _, ok, err := b.log.OffsetForTime(0); o != 4 || !ok || err != nil {
+	if o, _, ok, err := b.log.OffsetForTime(0, 0); o != 4 || !ok || err != nil {
 		t.Fatal(o, ok, err)
 	}
 }
@@ -450,7 +450,7 @@ func TestClose(t *testing.T) {
 	if _, err := b.log.Sync(); !errors.Is(err, segment.ErrClosed) {
 		t.Fatal(err)
 	}
-	if _, _, _, err := b.log.OffsetForTime(0); !errors.Is(err, segment.ErrClosed) {
+	if _, _, _, err := b.log.OffsetForTime(0, 0); !errors.Is(err, segment.ErrClosed) {
 		t.Fatal(err)
 	}
 }
@@ -495,7 +495,7 @@ func TestReaders_areNeverDisturbed(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if _, _, _, err := b.log.OffsetForTime(from); err != nil {
+				if _, _, _, err := b.log.OffsetForTime(from, 0); err != nil {
 					t.Error(err)
 					return
 				}

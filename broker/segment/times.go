@@ -10,14 +10,14 @@ import (
 // errFound ends a walk over records.
 var errFound = errors.New("found")
 
-// OffsetForTime returns the first record, at or above the log start offset, whose timestamp (ms) is ts or later; ok is false
+// OffsetForTime returns the first record, at or above from and the log start offset, whose timestamp (ms) is ts or later; ok is false
 // when there is none. It reads the disk and decodes one batch or a few. Safe for concurrent use. Errors: ErrCorrupt, ErrClosed, the disk's.
-func (l *Log) OffsetForTime(ts int64) (offset, timestamp int64, ok bool, err error) {
+func (l *Log) OffsetForTime(ts, from int64) (offset, timestamp int64, ok bool, err error) {
 	for {
 		if err := l.flushNow(); err != nil {
 			return 0, 0, false, err
 		}
-		offset, timestamp, ok, err = l.offsetForTime(l.view.Load(), ts)
+		offset, timestamp, ok, err = l.offsetForTime(l.view.Load(), ts, from)
 		if err == nil {
 			return offset, timestamp, ok, nil
 		}
@@ -37,7 +37,7 @@ func (l *Log) flushNow() error {
 	return l.flush()
 }
 
-func (l *Log) offsetForTime(v *view, ts int64) (offset, timestamp int64, ok bool, err error) {
+func (l *Log) offsetForTime(v *view, ts, from int64) (offset, timestamp int64, ok bool, err error) {
 	for _, s := range v.segments {
 		most := s.maxTS.Load()
 		if s.sealed() {
@@ -48,7 +48,7 @@ func (l *Log) offsetForTime(v *view, ts int64) (offset, timestamp int64, ok bool
 		if most < ts {
 			continue
 		}
-		offset, timestamp, ok, err = l.searchTime(s, ts, v.start)
+		offset, timestamp, ok, err = l.searchTime(s, ts, max(v.start, from))
 		if ok || err != nil {
 			return offset, timestamp, ok, err
 		}
@@ -126,7 +126,7 @@ func (l *Log) MaxTimestamp() (offset, timestamp int64, ok bool, err error) {
 			return 0, 0, false, nil
 		}
 		if err == nil {
-			offset, timestamp, ok, err = l.offsetForTime(v, most)
+			offset, timestamp, ok, err = l.offsetForTime(v, most, 0)
 		}
 		if err == nil {
 			return offset, timestamp, ok, nil

@@ -30,9 +30,28 @@ type KafkaOptions struct {
 	Dir                string            // where the server's directory is made: the disk that a benchmark measures; "" is /tmp
 	Port               int               // of the listener; 0 takes a free one
 	Config             map[string]string // server properties over the defaults of this package
+	Listeners          []KafkaListener   // beside the plaintext one that Addr names
 	TransactionVersion int               // 1 or 2; 0 means 2, as a new cluster has
 	FullSpeed          bool              // the JVM's own compilers and collector, 1 GiB of heap and Kafka's numbers of internal partitions; else what starts quickly
 	StartTimeout       time.Duration     // 0 means 90 s
+}
+
+// KafkaListener is a further listener of a server.
+type KafkaListener struct {
+	Name       string // in capitals
+	Protocol   string // PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL; what it needs stands in KafkaOptions.Config
+	Port       int    // on the loopback
+	Advertised string // host:port that its clients are told; "" is its own: a Proxy's address goes here
+}
+
+// FreePort returns a port of the loopback that nobody listens on.
+func FreePort(tb TB) int {
+	tb.Helper()
+	port, err := freePort()
+	if err != nil {
+		tb.Fatalf("testenv: %v", err)
+	}
+	return port
 }
 
 // Kafka is a running Apache Kafka of one node: broker and controller in one process. Its methods may be called concurrently, Start, Stop and Kill9 by
@@ -215,6 +234,18 @@ func (k *Kafka) writeConfig() error {
 		"group.initial.rebalance.delay.ms":         "0",
 		"auto.create.topics.enable":                "false",
 	}
+	protocols := "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+	for _, l := range k.opts.Listeners {
+		at := net.JoinHostPort("127.0.0.1", strconv.Itoa(l.Port))
+		conf["listeners"] += "," + l.Name + "://" + at
+		if l.Advertised != "" {
+			at = l.Advertised
+		}
+		conf["advertised.listeners"] += "," + l.Name + "://" + at
+		protocols += "," + l.Name + ":" + l.Protocol
+	}
+	conf["listener.security.protocol.map"] = protocols
+	conf["inter.broker.listener.name"] = "PLAINTEXT"
 	if !k.opts.FullSpeed {
 		conf["offsets.topic.num.partitions"] = "4"
 		conf["transaction.state.log.num.partitions"] = "4"
@@ -281,8 +312,7 @@ func (k *Kafka) launchWith(ctx context.Context, jvm []string) error {
 	return nil
 }
 
-// waitReady waits until the broker answers a request on its listener, which it does only once it is registered and unfenced. A listener that asks for TLS or
-// authentication is asked nothing: that it is open is enough.
+// waitReady waits until the broker answers a request on its listener, which it does only once it is registered and unfenced.
 func (k *Kafka) waitReady(ctx context.Context, proc *process) error {
 	ctx, cancel := context.WithTimeout(ctx, k.opts.StartTimeout)
 	defer cancel()
@@ -306,9 +336,6 @@ func (k *Kafka) waitReady(ctx context.Context, proc *process) error {
 func (k *Kafka) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if strings.Contains(k.opts.Config["listeners"], "S") && !strings.Contains(k.opts.Config["listeners"], "PLAINTEXT://127.0.0.1:"+strconv.Itoa(k.port)) {
-		return k.dial(ctx)
-	}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Addr()), kgo.RequestRetries(0), kgo.DisableClientMetrics())
 	if err != nil {
 		return err
@@ -322,15 +349,6 @@ func (k *Kafka) ask(ctx context.Context) error {
 		return errors.New("no broker in the cluster yet")
 	}
 	return nil
-}
-
-func (k *Kafka) dial(ctx context.Context) error {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", k.Addr())
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }
 
 // Close stops the server and removes its directory. A second call does nothing.

@@ -165,7 +165,7 @@ func TestConfigSchema_parses(t *testing.T) {
 // The file of the README, and the one of the example, are valid.
 func TestValidate_examples(t *testing.T) {
 	t.Parallel()
-	env := []string{"SHOP_DSN=postgres://localhost/shop", "WAREHOUSE_DSN=postgres://localhost/warehouse"}
+	env := []string{"SHOP_DSN=postgres://localhost/shop", "WAREHOUSE_DSN=postgres://localhost/warehouse", "KAFKA_PASSWORD=p"}
 	files, err := filepath.Glob("../../examples/*/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
@@ -175,7 +175,7 @@ func TestValidate_examples(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out := (call{env: env}).ok(t, "validate", "-c", abs); !strings.Contains(out, "ok: 1 source(s), 1 consumer(s)") || !strings.Contains(out, "exactly once") {
+		if out := (call{env: env}).ok(t, "validate", "--offline", "-c", abs); !strings.Contains(out, "ok: 1 source(s), 1 consumer(s)") || !strings.Contains(out, "exactly once") {
 			t.Errorf("%s:\n%s", f, out)
 		}
 	}

@@ -3,9 +3,11 @@ package system_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,12 +25,23 @@ func killAt(t *testing.T, point string, times, hitMax int) {
 	if soak() {
 		times *= 10
 	}
-	rnd := seed(t)
 	w := newWorld(t, worldOptions{failpoints: true})
 	w.start() // what commits before the slot exists is nobody's promise
 	if err := w.Process.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	w.killAt(point, times, hitMax)
+	w.start()
+	if r := w.verify(); r.Restarts != times {
+		t.Errorf("%d restarts, want %d", r.Restarts, times)
+	}
+}
+
+// killAt lets outrelay, which does not run, start and die at a failpoint so many times under load.
+func (w *world) killAt(point string, times, hitMax int) {
+	t := w.t
+	t.Helper()
+	rnd := seed(t)
 	l := w.load(rate)
 	for range times {
 		if err := w.Process.Launch(fmt.Sprintf("OUTRELAY_FAILPOINTS=%s=kill@%d", point, 1+rnd.IntN(hitMax))); err != nil {
@@ -42,10 +55,6 @@ func killAt(t *testing.T, point string, times, hitMax int) {
 		}
 	}
 	w.stopLoad(l)
-	w.start()
-	if r := w.verify(); r.Restarts != times {
-		t.Errorf("%d restarts, want %d", r.Restarts, times)
-	}
 }
 
 // C1: the database has committed, the relay has not read yet.
@@ -80,13 +89,20 @@ func TestCrash_C12(t *testing.T) { killAt(t, "C12", 6, 60) }
 func TestCrash_C14(t *testing.T) { killAt(t, "C14", 6, 60) }
 
 // The broker dies after a batch was applied, and around its checkpoint.
-func TestCrash_brokerAfterApply(t *testing.T) { killAt(t, "replica.afterApply", 5, 400) }
+func TestCrash_brokerAfterApply(t *testing.T) {
+	ownLog(t, "its broker dies")
+	killAt(t, "replica.afterApply", 5, 400)
+}
 
 func TestCrash_brokerBeforeCheckpointRename(t *testing.T) {
+	ownLog(t, "its broker dies")
 	killAt(t, "replica.beforeCheckpointRename", 1, 2)
 }
 
-func TestCrash_brokerAfterCheckpoint(t *testing.T) { killAt(t, "replica.afterCheckpoint", 1, 2) }
+func TestCrash_brokerAfterCheckpoint(t *testing.T) {
+	ownLog(t, "its broker dies")
+	killAt(t, "replica.afterCheckpoint", 1, 2)
+}
 
 // C4: PostgreSQL crashes right after positions were confirmed: its slot goes back, and what it sends again is dropped.
 func TestCrash_C4(t *testing.T) {
@@ -113,19 +129,21 @@ func TestCrash_C4(t *testing.T) {
 // sidecar splits the world: the log in one process, relay and consumers in another (and more), which reach it through a proxy.
 type sidecar struct {
 	*world
-	log   *demo.Process
 	proxy *testenv.Proxy
 }
 
 func newSidecar(t *testing.T) *sidecar {
 	t.Helper()
-	w := newWorld(t, worldOptions{})
+	w := newWorld(t, worldOptions{noLog: true})
+	if external() {
+		return newSidecarOfKafka(t, w)
+	}
 	dir := t.TempDir()
 	log, err := demo.NewProcess(t.Context(), binary(t, false), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sidecar{world: w, log: log, proxy: testenv.StartProxy(t, log.Kafka)}
+	s := &sidecar{world: w, proxy: testenv.StartProxy(t, log.Kafka)}
 	writeConfig(t, dir, "broker: {advertise: '"+s.proxy.Addr()+"'}\n")
 	log.Args = []string{"--log-only"}
 	t.Cleanup(log.Close)
@@ -134,6 +152,17 @@ func newSidecar(t *testing.T) *sidecar {
 	}
 	w.edit(w.Config + "log: {kafka: ['" + s.proxy.Addr() + "']}\nroles: [relay, consumers, admin]\n")
 	s.Process.Kafka = log.Kafka // where the audit reads: not through the proxy
+	return s
+}
+
+// newSidecarOfKafka gives the world a Kafka whose clients are told the proxy's address.
+func newSidecarOfKafka(t *testing.T, w *world) *sidecar {
+	t.Helper()
+	port := testenv.FreePort(t)
+	s := &sidecar{world: w, proxy: testenv.StartProxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))}
+	s.kf = testenv.StartKafka(t, testenv.KafkaOptions{Listeners: []testenv.KafkaListener{{Name: "PROXIED", Protocol: "PLAINTEXT", Port: port, Advertised: s.proxy.Addr()}}})
+	w.edit(w.Config + "log: {kafka: ['" + s.proxy.Addr() + "']}\n")
+	s.Process.Kafka, s.Process.External = s.kf.Addr(), true
 	return s
 }
 
@@ -146,6 +175,7 @@ func (s *sidecar) second() *demo.Process {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	p.External = s.Process.External
 	s.t.Cleanup(func() {
 		p.Close()
 		if s.t.Failed() {

@@ -63,6 +63,7 @@ func (w *world) served(n int) {
 
 // The data directory is deleted while database and sink go on: the source finds its slot without a position, then the group an offset of another log.
 func TestHalt_dataDirectoryDeleted(t *testing.T) {
+	ownLog(t, "its data directory")
 	t.Parallel() // it waits most of the time
 	w := newWorld(t, worldOptions{})
 	w.start()

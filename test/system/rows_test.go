@@ -151,6 +151,7 @@ func (w *world) kcat(stdin string, args ...string) string {
 
 // kcat lists topics, produces with keys, and reads at read_committed what the relay wrote; after a kill -9 it is all still there.
 func TestKcat(t *testing.T) {
+	ownLog(t, "kcat is its client")
 	w := newWorld(t, worldOptions{})
 	w.start()
 	w.served(100)

@@ -87,7 +87,7 @@ func TestRun_sinkAwayAtStart(t *testing.T) {
 	}})
 	proxy.Refuse(true)
 	w.launch()
-	w.awaitReadyz(503, "broker: ok", "relay: ok", "consumers: group order-totals")
+	w.awaitReadyz(503, "relay: ok", "consumers: group order-totals")
 	w.place(100)
 	await(t, "the relay does not wait for the sink", 20*time.Second, func() bool {
 		s := w.status()

@@ -42,6 +42,17 @@ var (
 	built  = map[string]string{}
 )
 
+// external reports whether the log of every world is an Apache Kafka: the same binary, another YAML (make compat-kafka).
+func external() bool { return os.Getenv("OUTRELAY_TEST_LOG") == "kafka" }
+
+// ownLog skips a test of what only outrelay's own log has.
+func ownLog(t *testing.T, what string) {
+	t.Helper()
+	if external() {
+		t.Skip("outrelay's own log alone: " + what)
+	}
+}
+
 // binary returns outrelay's path: what make built, or one built now.
 func binary(t *testing.T, failpoints bool) string {
 	t.Helper()
@@ -77,12 +88,15 @@ type world struct {
 	*demo.World
 	t  *testing.T
 	pg *testenv.Postgres
-	db string // of the shop
+	db string         // of the shop
+	kf *testenv.Kafka // the log, where it is not outrelay's own
 }
 
 type worldOptions struct {
 	pg         *testenv.Postgres // nil: the shared one
 	failpoints bool
+	kafka      bool // the log is an Apache Kafka, whatever OUTRELAY_TEST_LOG says
+	noLog      bool // somebody else gives the world its log
 	edit       func(config string) string
 	proxy      func(dsn string) string // replaces the warehouse's connection string as outrelay sees it
 }
@@ -101,9 +115,17 @@ func newWorld(t *testing.T, o worldOptions) *world {
 	if o.edit != nil {
 		config = o.edit(config)
 	}
-	w := &world{t: t, pg: pg, db: db, World: &demo.World{Dir: t.TempDir(), Shop: shop, Warehouse: warehouse, Config: config, Say: t.Logf}}
+	var kf *testenv.Kafka
+	if !o.noLog && (o.kafka || external()) {
+		kf = testenv.StartKafka(t, testenv.KafkaOptions{})
+		config += "log: {kafka: ['" + kf.Addr() + "']}\n"
+	}
+	w := &world{t: t, pg: pg, db: db, kf: kf, World: &demo.World{Dir: t.TempDir(), Shop: shop, Warehouse: warehouse, Config: config, Say: t.Logf}}
 	if err := w.SetUp(t.Context(), binary(t, o.failpoints)); err != nil {
 		t.Fatal(err)
+	}
+	if kf != nil {
+		w.Process.Kafka, w.Process.External = kf.Addr(), true
 	}
 	if o.proxy != nil {
 		w.Process.Env = []string{"SHOP_DSN=" + shop, "WAREHOUSE_DSN=" + o.proxy(warehouse)}
