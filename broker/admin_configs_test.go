@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -292,7 +293,7 @@ func TestDescribeConfigs_ofABroker(t *testing.T) {
 		}
 	})
 	c := dialRaw(t, n)
-	for _, kind := range []kmsg.ConfigResourceType{kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeGroupConfig, 77} {
+	for _, kind := range []kmsg.ConfigResourceType{kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, 77} {
 		req := kmsg.NewPtrDescribeConfigsRequest()
 		rr := kmsg.NewDescribeConfigsRequestResource()
 		rr.ResourceType, rr.ResourceName = kind, "1"
@@ -300,5 +301,89 @@ func TestDescribeConfigs_ofABroker(t *testing.T) {
 		if r := request[*kmsg.DescribeConfigsResponse](c, req, 4).Resources[0]; r.ErrorCode != kerr.InvalidRequest.Code || r.ErrorMessage == nil {
 			t.Errorf("resource type %v: %+v", kind, r)
 		}
+	}
+}
+
+// A consumer group's own session timeout and heartbeat interval come before the node's, are told with where they come from, and are in force, also
+// after a power cut.
+func TestConfigs_ofAGroup(t *testing.T) {
+	t.Parallel()
+	const (
+		aGroup   = kmsg.ConfigResourceTypeGroupConfig
+		beat     = "consumer.heartbeat.interval.ms"
+		session  = "consumer.session.timeout.ms"
+		set, del = kmsg.IncrementalAlterConfigOpSet, kmsg.IncrementalAlterConfigOpDelete
+	)
+	n := brokertest.New(t, func(o *broker.Options) { o.ConsumerGroupHeartbeat = 2 * time.Second })
+	c := dialRaw(t, n)
+	interval := func() int32 {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Group, req.MemberID, req.RebalanceTimeoutMillis = "g", "m", 60_000
+		req.SubscribedTopicNames, req.Topics = []string{}, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+		var r *kmsg.ConsumerGroupHeartbeatResponse
+		for r == nil || r.ErrorCode == kerr.NotCoordinator.Code { // the coordinator's topic is made by the first FindCoordinator
+			f := kmsg.NewPtrFindCoordinatorRequest()
+			f.CoordinatorKeys = []string{"g"}
+			request[*kmsg.FindCoordinatorResponse](c, f, 4)
+			r = request[*kmsg.ConsumerGroupHeartbeatResponse](c, req, 1)
+		}
+		if r.ErrorCode != 0 {
+			t.Fatalf("heartbeat: %d", r.ErrorCode)
+		}
+		return r.HeartbeatIntervalMillis
+	}
+	if got := interval(); got != 2000 {
+		t.Errorf("interval %d, the node's is 2000", got)
+	}
+	for _, tc := range []struct {
+		name, config, value, want string
+		op                        kmsg.IncrementalAlterConfigOp
+		code                      int16
+	}{
+		{"", beat, "1000", "no configuration here", set, kerr.InvalidRequest.Code},
+		{"g", "share.session.timeout.ms", "1000", "unknown group config", set, kerr.InvalidConfig.Code},
+		{"g", beat, "soon", "want a whole number", set, kerr.InvalidConfig.Code},
+		{"g", beat, "50000", "is not below consumer.session.timeout.ms, which is 45s", set, kerr.InvalidConfig.Code},
+		{"g", session, "2000", "is not below", set, kerr.InvalidConfig.Code},
+		{"g", session, "60000", "", set, 0},
+		{"g", beat, "50000", "", set, 0},
+		{"g", session, "", "is not below", del, kerr.InvalidConfig.Code},
+		{"g", beat, "500", "", set, 0},
+		{"g", session, "", "", del, 0},
+	} {
+		var value *string
+		if tc.op == set {
+			value = &tc.value
+		}
+		if code, text := alter(c, aGroup, tc.name, tc.op, tc.config, value); code != tc.code || !strings.Contains(text, tc.want) {
+			t.Errorf("%q %s=%q: error %d, %q", tc.name, tc.config, tc.value, code, text)
+		}
+	}
+	for range 2 {
+		want := "GROUP_CONFIG consumer.heartbeat.interval.ms=500, STATIC_BROKER_CONFIG group.consumer.heartbeat.interval.ms=2000, DEFAULT_CONFIG group.consumer.heartbeat.interval.ms=5000"
+		if got := synonyms(describeConfig(c, aGroup, "g", beat)); got != want {
+			t.Errorf("set in %s", got)
+		}
+		if got := interval(); got != 500 {
+			t.Errorf("interval %d, the group's is 500", got)
+		}
+		n.CrashRestart()
+		c = dialRaw(t, n)
+	}
+	req := kmsg.NewPtrAlterConfigsRequest()
+	rr := kmsg.NewAlterConfigsRequestResource()
+	rr.ResourceType, rr.ResourceName = aGroup, "g"
+	rr.Configs = []kmsg.AlterConfigsRequestResourceConfig{{Name: session, Value: new("10000")}}
+	req.Resources = append(req.Resources, rr)
+	if r := request[*kmsg.AlterConfigsResponse](c, req, 2).Resources[0]; r.ErrorCode != 0 {
+		t.Errorf("replaced: %d %s", r.ErrorCode, *r.ErrorMessage)
+	}
+	if got := interval(); got != 2000 {
+		t.Errorf("interval %d after it was replaced", got)
+	}
+	list := kmsg.NewPtrListConfigResourcesRequest()
+	list.ResourceTypes = []int8{int8(aGroup)}
+	if r := request[*kmsg.ListConfigResourcesResponse](c, list, 1); len(r.ConfigResources) != 1 || r.ConfigResources[0].Name != "g" {
+		t.Errorf("listed %+v", r.ConfigResources)
 	}
 }

@@ -13,7 +13,7 @@ import (
 //
 //   - v0: KIP-133; v2: flexible
 //
-// It replaces all that is set, as it always did. A topic can be configured, and of nodes the defaults of topics, for one node or for all of them; the rest is in the node's file.
+// It replaces all that is set, as it always did. A topic and a group can be configured, and of nodes the defaults of topics, for one node or for all of them; the rest is in the node's file.
 
 func handleAlterConfigs(s *Server, c *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.AlterConfigsRequest)
@@ -50,8 +50,17 @@ func (s *Server) alterAll(ctx context.Context, rr *kmsg.AlterConfigsRequestResou
 		}
 		set[cf.Name] = *cf.Value
 	}
-	if err := t.check(set, nil); err != nil || validateOnly {
+	if err := t.check(set, nil); err != nil {
 		return err
+	}
+	if t.group {
+		if err := s.checkGroup(t.name, set, nil, true); err != nil || validateOnly {
+			return err
+		}
+		return s.cluster.SetGroupConfigs(ctx, t.name, set)
+	}
+	if validateOnly {
+		return nil
 	}
 	if t.node {
 		return s.cluster.SetNodeConfigs(ctx, t.name, set)
@@ -66,16 +75,19 @@ func (s *Server) configsChanged() {
 	}
 }
 
-// configTarget is what a request wants to configure: a topic, this node, or all nodes.
+// configTarget is what a request wants to configure: a topic, a group, this node, or all nodes.
 type configTarget struct {
 	s       *Server
 	node    bool
+	group   bool
 	missing bool   // it is a topic that is not there; said after what is wrong with the configs, as in Kafka
-	name    string // of the topic or node; "" for all nodes
+	name    string // of the topic, group or node; "" for all nodes
 }
 
 func (s *Server) configTarget(kind kmsg.ConfigResourceType, name string) (*configTarget, error) {
 	switch {
+	case kind == kmsg.ConfigResourceTypeGroupConfig && name != "":
+		return &configTarget{s: s, group: true, name: name}, nil
 	case kind == kmsg.ConfigResourceTypeBroker && name != "" && name != s.nodeName():
 		return nil, invalid(kerr.InvalidRequest, "node %q is not this one, which is %s", name, s.nodeName())
 	case kind != kmsg.ConfigResourceTypeTopic && kind != kmsg.ConfigResourceTypeBroker:
@@ -87,6 +99,12 @@ func (s *Server) configTarget(kind kmsg.ConfigResourceType, name string) (*confi
 
 // def returns the definition of a config that can be set.
 func (t *configTarget) def(name string) (cluster.ConfigDef, error) {
+	if t.group {
+		if d, ok := cluster.GroupConfigDefOf(name); ok {
+			return d, nil
+		}
+		return cluster.ConfigDef{}, invalid(kerr.InvalidConfig, "unknown group config %q", name)
+	}
 	if !t.node {
 		if d, ok := cluster.ConfigDefOf(name); ok {
 			return d, nil
@@ -138,7 +156,10 @@ func (t *configTarget) check(set map[string]string, unset []string) error {
 // effective returns the value that counts now.
 func (t *configTarget) effective(name string) string {
 	entries := t.s.brokerEntries
-	if !t.node {
+	switch {
+	case t.group:
+		entries = func() []configEntry { return t.s.groupEntries(t.name) }
+	case !t.node:
 		topic := t.s.topics.set().byName[t.name]
 		if topic == nil {
 			return ""

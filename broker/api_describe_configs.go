@@ -11,7 +11,7 @@ import (
 //
 //   - v1: sources and synonyms (KIP-226); v3: types and documentation (KIP-569); v4: flexible
 //
-// Topics and this node are described; a node without a name is what is set for all nodes.
+// Topics, groups and this node are described; a node without a name is what is set for all nodes.
 
 func handleDescribeConfigs(s *Server, _ *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.DescribeConfigsRequest)
@@ -45,6 +45,11 @@ func (s *Server) describe(kind kmsg.ConfigResourceType, name string) ([]configEn
 			return nil, kerr.UnknownTopicOrPartition
 		}
 		return s.topicEntries(t.Topic), nil
+	case kmsg.ConfigResourceTypeGroupConfig:
+		if name == "" {
+			return nil, notConfigurable(kind)
+		}
+		return s.groupEntries(name), nil
 	case kmsg.ConfigResourceTypeBroker:
 		switch name {
 		case "":
@@ -59,7 +64,7 @@ func (s *Server) describe(kind kmsg.ConfigResourceType, name string) ([]configEn
 
 // notConfigurable says that a kind of resource has no configs here.
 func notConfigurable(kind kmsg.ConfigResourceType) error {
-	return invalid(kerr.InvalidRequest, "resources of type %v have no configuration here; topics and brokers have", kind)
+	return invalid(kerr.InvalidRequest, "resources of type %v have no configuration here; topics, groups and brokers have", kind)
 }
 
 func (e *configEntry) described(req *kmsg.DescribeConfigsRequest) kmsg.DescribeConfigsResponseResourceConfig {

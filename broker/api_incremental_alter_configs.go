@@ -65,8 +65,17 @@ func (s *Server) alterSome(ctx context.Context, rr *kmsg.IncrementalAlterConfigs
 			return err
 		}
 	}
-	if err := t.check(set, unset); err != nil || validateOnly {
+	if err := t.check(set, unset); err != nil {
 		return err
+	}
+	if t.group {
+		if err := s.checkGroup(t.name, set, unset, false); err != nil || validateOnly {
+			return err
+		}
+		return s.cluster.AlterGroupConfigs(ctx, t.name, set, unset)
+	}
+	if validateOnly {
+		return nil
 	}
 	if t.node {
 		return s.cluster.AlterNodeConfigs(ctx, t.name, set, unset)

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -12,12 +14,12 @@ import (
 //   - v0: client metrics resources only (KIP-1000): telemetry is not served, so there are none
 //   - v1: any kind of resource (KIP-1142)
 //
-// Topics and this node have configurations. Groups, loggers and client metrics have none that could be set.
+// Topics and this node have configurations, and so have groups of which something was set. Loggers and client metrics have none that could be set.
 
 func handleListConfigResources(s *Server, _ *conn, kreq kmsg.Request) pending {
 	req := kreq.(*kmsg.ListConfigResourcesRequest)
 	resp := req.ResponseKind().(*kmsg.ListConfigResourcesResponse)
-	kinds := []kmsg.ConfigResourceType{kmsg.ConfigResourceTypeTopic, kmsg.ConfigResourceTypeBroker}
+	kinds := []kmsg.ConfigResourceType{kmsg.ConfigResourceTypeTopic, kmsg.ConfigResourceTypeBroker, kmsg.ConfigResourceTypeGroupConfig}
 	switch {
 	case req.Version == 0:
 		kinds = nil
@@ -35,7 +37,11 @@ func handleListConfigResources(s *Server, _ *conn, kreq kmsg.Request) pending {
 			}
 		case kmsg.ConfigResourceTypeBroker:
 			resp.ConfigResources = append(resp.ConfigResources, configResource(kind, strconv.Itoa(int(s.opts.NodeID))))
-		case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig:
+		case kmsg.ConfigResourceTypeGroupConfig:
+			for _, name := range slices.Sorted(maps.Keys(s.machine.State().GroupConfigs)) {
+				resp.ConfigResources = append(resp.ConfigResources, configResource(kind, name))
+			}
+		case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics:
 		default:
 			resp.ConfigResources, resp.ErrorCode = nil, kerr.UnsupportedVersion.Code // as Kafka says of a kind it does not know
 			return answer(resp)

@@ -44,7 +44,7 @@ func (s *Server) shards() *coordinators {
 			g.core = group.New(group.Options{
 				InitialRebalanceDelay: s.opts.GroupInitialRebalanceDelay,
 				Consumer: group.ConsumerOptions{
-					SessionTimeout: s.opts.ConsumerGroupSession, HeartbeatInterval: s.opts.ConsumerGroupHeartbeat,
+					SessionTimeout: s.opts.ConsumerGroupSession, HeartbeatInterval: s.opts.ConsumerGroupHeartbeat, Times: s.groupTimes,
 				},
 				Metadata:    func() group.Metadata { return s.topics.set() },
 				NewMemberID: newMemberID,

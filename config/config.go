@@ -49,10 +49,17 @@ type Broker struct {
 	AutoCreate        bool     `yaml:"auto_create" jsonschema_description:"Create a topic when a client first uses it." example:"true"`
 	Partitions        int      `yaml:"partitions" jsonschema_description:"Partitions of a topic that is created without a number." example:"16"`
 	ReplicationFactor int      `yaml:"replication_factor" jsonschema_description:"Copies of a partition; at most the number of nodes, which is 1." example:"1"`
+	Groups            Groups   `yaml:"groups,omitempty" jsonschema_description:"Consumer groups of the new protocol (KIP-848)."`
 	Retention         Duration `yaml:"retention" jsonschema_description:"How long records are kept where the topic does not say." example:"7d"`
 	Memory            Size     `yaml:"memory" jsonschema_description:"Bound on bytes of Produce requests in flight. Seven eighths of it is also the size from which the garbage collector works harder (GOMEMLIMIT overrides that)." example:"256MB"`
 	Scrub             Size     `yaml:"scrub" jsonschema_description:"Bytes a second at which all segments are read and checked in the background, once a day." example:"8MB"`
 	Reserve           Size     `yaml:"reserve" jsonschema_description:"Room that is kept on the disk: while less is free, producers are refused and readers served. At most an eighth of the disk." example:"64MB"`
+}
+
+// Groups are the settings of consumer groups whose members use the new protocol; a group's own configs go before them.
+type Groups struct {
+	Session   Duration `yaml:"session,omitempty" jsonschema_description:"A member that was not heard of for so long is given up." example:"45s"`
+	Heartbeat Duration `yaml:"heartbeat,omitempty" jsonschema_description:"How often members are asked to be heard of. Shorter makes rebalances quicker." example:"5s"`
 }
 
 // HTTP is the listener for health, metrics and status.

@@ -183,6 +183,7 @@ func setDefaults(c *Config) {
 	c.Data = "./outrelay-data"
 	c.Broker = Broker{Listen: "127.0.0.1:9092", AutoCreate: true, Partitions: 16, ReplicationFactor: 1,
 		Limits:    Limits{Connections: 10_000, ConnectionsPerIP: 1000, ConnectionRatePerIP: 100},
+		Groups:    Groups{Session: Duration(45 * time.Second), Heartbeat: Duration(5 * time.Second)},
 		Retention: Duration(7 * 24 * time.Hour), Memory: 256 << 20, Scrub: 8 << 20, Reserve: 64 << 20}
 	c.HTTP.Listen = "127.0.0.1:8080"
 }

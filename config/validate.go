@@ -82,6 +82,9 @@ func (k checker) process(logOnly bool) {
 	if c.Has(RoleBroker) {
 		k.security()
 		k.partitions(c.Broker.Partitions, "broker.partitions")
+		if g := c.Broker.Groups; g.Heartbeat <= 0 || g.Heartbeat >= g.Session {
+			k.bad("broker.groups.heartbeat", "group-heartbeat", "write a time below broker.groups.session", "members are asked every %v and given up after %v", g.Heartbeat, g.Session)
+		}
 		if c.Broker.ReplicationFactor != 1 {
 			k.bad("broker.replication_factor", "replication-factor", "write 1, or leave it out", "replication factor %d with 1 node", c.Broker.ReplicationFactor)
 		}

@@ -29,6 +29,9 @@ const (
 	opSetFeatures      = "set_features"
 	opSetNodeConfigs   = "set_node_configs"
 	opAlterNodeConfigs = "alter_node_configs"
+
+	opSetGroupConfigs   = "set_group_configs"
+	opAlterGroupConfigs = "alter_group_configs"
 )
 
 // command is an entry of group 0. Fields that an operation does not use are absent.

@@ -94,6 +94,8 @@ func (s *State) apply(c command) (o outcome, known bool) {
 		return s.setConfigs(c), true
 	case opSetNodeConfigs, opAlterNodeConfigs:
 		return s.setNodeConfigs(c), true
+	case opSetGroupConfigs, opAlterGroupConfigs:
+		return s.setGroupConfigs(c), true
 	case opSetFeatures:
 		return s.setFeatures(c), true
 	case opAllocate:
@@ -250,6 +252,8 @@ type snapshot struct {
 	NodeConfigs map[string]map[string]string `json:"node_configs,omitempty"`
 
 	// Since version 2.
+	GroupConfigs map[string]map[string]string `json:"group_configs,omitempty"`
+
 	Mask   auth.Mask       `json:"mask,omitempty"`
 	Users  map[string]User `json:"users,omitempty"`
 	ACLs   []auth.ACL      `json:"acls,omitempty"`
@@ -263,7 +267,8 @@ func (m *Machine) Checkpoint() func() ([]byte, error) {
 		sn := snapshot{
 			ClusterID: s.ClusterID, Deleted: s.Deleted, Version: s.Version,
 			NextGroup: s.nextGroup, NextReplica: s.nextReplica, NextProducerID: s.nextProducerID, Features: s.Features, NodeConfigs: s.NodeConfigs,
-			Mask: s.Security.Mask, Users: s.Security.Users, ACLs: s.Security.ACLs, Quotas: s.Security.Quotas,
+			GroupConfigs: s.GroupConfigs,
+			Mask:         s.Security.Mask, Users: s.Security.Users, ACLs: s.Security.ACLs, Quotas: s.Security.Quotas,
 		}
 		for _, id := range slices.Sorted(maps.Keys(s.Nodes)) {
 			sn.Nodes = append(sn.Nodes, s.Nodes[id])
@@ -313,7 +318,7 @@ func decodeSnapshot(blob []byte) (*State, error) {
 	}
 	s := emptyState()
 	s.ClusterID, s.Deleted, s.Version, s.Features = sn.ClusterID, sn.Deleted, sn.Version, sn.Features
-	s.NodeConfigs = sn.NodeConfigs
+	s.NodeConfigs, s.GroupConfigs = sn.NodeConfigs, sn.GroupConfigs
 	s.nextGroup, s.nextReplica, s.nextProducerID = sn.NextGroup, sn.NextReplica, sn.NextProducerID
 	s.Security = Security{Mask: sn.Mask, Users: sn.Users, ACLs: sn.ACLs, Quotas: sn.Quotas}
 	if !s.Security.valid() {

@@ -88,20 +88,9 @@ func ValidateNodeConfigs(configs map[string]string) error {
 }
 
 func (s *State) setNodeConfigs(c command) outcome {
-	old := s.NodeConfigs[c.Name]
-	next := c.Configs
-	if c.Op == opAlterNodeConfigs {
-		next = altered(old, c)
-	}
-	if maps.Equal(old, next) {
+	all, changed := withConfigs(s.NodeConfigs, c, c.Op == opAlterNodeConfigs)
+	if !changed {
 		return outcome{unchanged: true}
-	}
-	all := maps.Clone(s.NodeConfigs)
-	if all == nil {
-		all = map[string]map[string]string{}
-	}
-	if all[c.Name] = next; len(next) == 0 {
-		delete(all, c.Name)
 	}
 	s.NodeConfigs, s.NodeConfigsAt = all, s.Version
 	return outcome{}

@@ -66,6 +66,7 @@ type State struct {
 	// which they changed last since the start.
 	NodeConfigs   map[string]map[string]string
 	NodeConfigsAt uint64
+	GroupConfigs  map[string]map[string]string // what was set of groups' configs, by group, whether there is such a group or not
 
 	nextGroup      replica.GroupID
 	nextReplica    uint64

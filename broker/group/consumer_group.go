@@ -155,7 +155,7 @@ func (g *consumerGroup) seat(id string) *consumerSeat {
 
 // heardConsumer gives m a whole session from now.
 func (c *Coordinator) heardConsumer(now time.Time, g *consumerGroup, m *consumerMember) {
-	session := c.o.Consumer.SessionTimeout
+	session, _ := c.o.Consumer.Times(g.name)
 	if m.classic != nil {
 		session = m.classic.session
 	}
@@ -199,7 +199,8 @@ func (c *Coordinator) consumerTimedOut(now time.Time, g *consumerGroup, id strin
 	}
 	c.fenceConsumer(now, g, func(now time.Time, err *kerr.Error) {
 		if err != nil && c.loaded {
-			c.timers.set(t, now.Add(c.o.Consumer.HeartbeatInterval)) // the log could not take it: again later
+			_, heartbeat := c.o.Consumer.Times(g.name)
+			c.timers.set(t, now.Add(heartbeat)) // the log could not take it: again later
 		}
 	}, m)
 }

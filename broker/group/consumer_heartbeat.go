@@ -109,9 +109,7 @@ func (c *Coordinator) consumerBeat(now time.Time, g *consumerGroup, client Clien
 	stands := said.reconcile(p.now.targetEpoch, p.now.target[m.id], has, func(s slot) bool { return p.now.taken(s, m.id) })
 	p.stand(stands)
 
-	r := kmsg.NewPtrConsumerGroupHeartbeatResponse()
-	r.MemberID, r.MemberEpoch = kmsg.StringPtr(stands.id), stands.epoch
-	r.HeartbeatIntervalMillis = int32(c.o.Consumer.HeartbeatInterval.Milliseconds())
+	r := c.beatAnswer(g, stands)
 	if fullBeat(req) || old == nil || !old.assigned.same(stands.assigned) {
 		r.Assignment = assignmentOf(stands.assigned)
 	}
@@ -143,11 +141,16 @@ func (c *Coordinator) quiet(now time.Time, g *consumerGroup, client Client, req 
 		return false
 	}
 	c.heardConsumer(now, g, m)
-	r := kmsg.NewPtrConsumerGroupHeartbeatResponse()
-	r.MemberID, r.MemberEpoch = kmsg.StringPtr(m.id), m.epoch
-	r.HeartbeatIntervalMillis = int32(c.o.Consumer.HeartbeatInterval.Milliseconds())
-	c.reply(to, r)
+	c.reply(to, c.beatAnswer(g, m))
 	return true
+}
+
+// beatAnswer tells a member its epoch, and when to be heard of again.
+func (c *Coordinator) beatAnswer(g *consumerGroup, m *consumerMember) *kmsg.ConsumerGroupHeartbeatResponse {
+	_, heartbeat := c.o.Consumer.Times(g.name)
+	r := kmsg.NewPtrConsumerGroupHeartbeatResponse()
+	r.MemberID, r.MemberEpoch, r.HeartbeatIntervalMillis = kmsg.StringPtr(m.id), m.epoch, int32(heartbeat.Milliseconds())
+	return r
 }
 
 // fullBeat reports whether a request says all there is to say, as a member does that joins or has met an error: it is told its assignment.

@@ -34,6 +34,8 @@ type ConsumerOptions struct {
 	SessionTimeout    time.Duration // group.consumer.session.timeout.ms; 0 means 45 s
 	HeartbeatInterval time.Duration // group.consumer.heartbeat.interval.ms; 0 means 5 s
 	MembersMax        int           // group.consumer.max.size; 0 means 10,000
+	// Times returns a group's own session timeout and heartbeat interval; nil means those above for all.
+	Times func(group string) (session, heartbeat time.Duration)
 }
 
 func (o Options) withDefaults() Options {
@@ -60,6 +62,10 @@ func (o Options) withDefaults() Options {
 	def(&o.Consumer.HeartbeatInterval, 5*time.Second)
 	if o.Consumer.MembersMax == 0 {
 		o.Consumer.MembersMax = 10_000
+	}
+	if o.Consumer.Times == nil {
+		session, heartbeat := o.Consumer.SessionTimeout, o.Consumer.HeartbeatInterval
+		o.Consumer.Times = func(string) (time.Duration, time.Duration) { return session, heartbeat }
 	}
 	if o.Metadata == nil {
 		o.Metadata = func() Metadata { return noTopics{} }

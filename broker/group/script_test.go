@@ -151,6 +151,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.o.InitialRebalanceDelay = time.Duration(a.num(t, "delay", 0)) * time.Millisecond
 		s.o.MembersMax = a.num(t, "members", 0)
 		s.o.Consumer.MembersMax = a.num(t, "consumers", 0)
+		s.o.OffsetRetention = time.Duration(a.num(t, "retention", 0)) * time.Second
 		s.c = group.New(s.o)
 		s.c.Load(s.now)
 	case "join":

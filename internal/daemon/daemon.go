@@ -185,6 +185,7 @@ func (d *Daemon) startBroker(ctx context.Context, g *run.Group) error {
 		DataDir: d.c.Data, Listeners: listeners, Access: access,
 		MaxConnections: b.Limits.Connections, MaxConnectionsPerIP: b.Limits.ConnectionsPerIP, ConnectionsPerIPPerSecond: float64(b.Limits.ConnectionRatePerIP),
 		DefaultPartitions: int32(b.Partitions), AutoCreateTopics: &b.AutoCreate, MemoryBytes: int64(b.Memory),
+		ConsumerGroupSession: time.Duration(b.Groups.Session), ConsumerGroupHeartbeat: time.Duration(b.Groups.Heartbeat),
 		ScrubBytes: int64(b.Scrub), ReserveBytes: int64(b.Reserve),
 		Logger: d.log.With("part", "broker"), Registerer: d.registry,
 	})
