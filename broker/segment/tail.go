@@ -26,6 +26,7 @@ type block struct {
 	base, next int64 // offsets [base, next)
 	pos        int64 // of b[0] in the file
 	b          []byte
+	room       int // bytes that it takes, or will
 	flushed    int // bytes of b that are in the file; the writer's
 }
 
@@ -39,18 +40,22 @@ func (t *tail) room(seg *segment, n int) (blk *block, fits bool) {
 	return blk, blk.seg == seg && len(blk.b)+n <= cap(blk.b)
 }
 
-// grow adds a block for n or more bytes. Every block before it has been flushed.
+// grow adds a block for n or more bytes. Every block before it has been flushed. A block for one large batch has no memory yet: put makes it,
+// by a copy, and spares clearing it.
 func (t *tail) grow(seg *segment, base, pos int64, n int) *block {
 	size := min(max(t.blockNext, blockBytesMin), blockBytesMax)
-	blk := &block{seg: seg, base: base, next: base, pos: pos, b: make([]byte, 0, max(size, n))}
+	blk := &block{seg: seg, base: base, next: base, pos: pos, room: max(size, n)}
+	if n < size {
+		blk.b = make([]byte, 0, size)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.blockNext = size * 2
 	t.blocks = append(t.blocks, blk)
-	t.bytes += cap(blk.b)
+	t.bytes += blk.room
 	drop := 0
 	for t.bytes > t.bytesMax && drop < len(t.blocks)-1 {
-		t.bytes -= cap(t.blocks[drop].b)
+		t.bytes -= t.blocks[drop].room
 		t.blocks[drop] = nil
 		drop++
 	}
@@ -61,9 +66,8 @@ func (t *tail) grow(seg *segment, base, pos int64, n int) *block {
 // put copies a batch into blk, which has room, and shows it to readers.
 func (t *tail) put(blk *block, prefix [record.PrefixBytes]byte, batch []byte, next int64) {
 	at := len(blk.b)
-	b := blk.b[:at+len(batch)]
+	b := append(blk.b, batch...)
 	copy(b[at:], prefix[:])
-	copy(b[at+record.PrefixBytes:], batch[record.PrefixBytes:])
 	t.mu.Lock()
 	blk.b, blk.next = b, next
 	t.mu.Unlock()
@@ -75,7 +79,7 @@ func (t *tail) forget(limit int64) {
 	defer t.mu.Unlock()
 	n := 0
 	for n < len(t.blocks) && t.blocks[n].next <= limit {
-		t.bytes -= cap(t.blocks[n].b)
+		t.bytes -= t.blocks[n].room
 		n++
 	}
 	t.blocks = slices.Delete(t.blocks, 0, n)
