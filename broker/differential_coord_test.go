@@ -20,14 +20,14 @@ func opGroup(rnd *rand.Rand, topic string, partition int32) diffOp {
 	case 5:
 		return opOffsetDelete(topic, partition)
 	case 6:
-		return diffOp{"DescribeGroups g", false, func(p *peer) (string, bool) {
+		return diffOp{name: "DescribeGroups g", writes: false, run: func(p *peer) (string, bool) {
 			req := kmsg.NewPtrDescribeGroupsRequest()
 			req.Groups = []string{p.prefix + "g"}
 			g := ask[*kmsg.DescribeGroupsResponse](p, req, 5).Groups[0]
 			return fmt.Sprintf("error %d %s members %d", g.ErrorCode, g.State, len(g.Members)), notReady(g.ErrorCode)
 		}}
 	}
-	return diffOp{"DeleteGroups g", true, func(p *peer) (string, bool) {
+	return diffOp{name: "DeleteGroups g", writes: true, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrDeleteGroupsRequest()
 		req.Groups = []string{p.prefix + "g"}
 		g := ask[*kmsg.DeleteGroupsResponse](p, req, 2).Groups[0]
@@ -39,7 +39,7 @@ func opOffsetCommit(rnd *rand.Rand, topic string, partition int32) diffOp {
 	v, offset, generation := int16(2+rnd.IntN(7)), int64(rnd.IntN(9)), int32(pick(rnd, -1, -1, -1, 3))
 	metadata := strings.Repeat("m", pick(rnd, 0, 3, 5000))
 	name := fmt.Sprintf("OffsetCommit v%d %s/%d offset=%d generation=%d metadata of %d", v, topic, partition, offset, generation, len(metadata))
-	return diffOp{name, true, func(p *peer) (string, bool) {
+	return diffOp{name: name, writes: true, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrOffsetCommitRequest()
 		req.Group, req.Generation, req.RetentionTimeMillis = p.prefix+"g", generation, -1
 		rp := kmsg.NewOffsetCommitRequestTopicPartition()
@@ -52,7 +52,7 @@ func opOffsetCommit(rnd *rand.Rand, topic string, partition int32) diffOp {
 
 func opOffsetFetch(rnd *rand.Rand, topic string, partition int32) diffOp {
 	v, stable := int16(2+rnd.IntN(6)), rnd.IntN(2) == 0
-	return diffOp{fmt.Sprintf("OffsetFetch v%d %s/%d stable=%v", v, topic, partition, stable), false, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("OffsetFetch v%d %s/%d stable=%v", v, topic, partition, stable), writes: false, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrOffsetFetchRequest()
 		req.Group, req.RequireStable = p.prefix+"g", stable
 		req.Topics = []kmsg.OffsetFetchRequestTopic{{Topic: p.prefix + topic, Partitions: []int32{partition}}}
@@ -70,7 +70,7 @@ func opOffsetFetch(rnd *rand.Rand, topic string, partition int32) diffOp {
 }
 
 func opOffsetDelete(topic string, partition int32) diffOp {
-	return diffOp{fmt.Sprintf("OffsetDelete %s/%d", topic, partition), true, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("OffsetDelete %s/%d", topic, partition), writes: true, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrOffsetDeleteRequest()
 		req.Group = p.prefix + "g"
 		req.Topics = []kmsg.OffsetDeleteRequestTopic{{Topic: p.prefix + topic, Partitions: []kmsg.OffsetDeleteRequestTopicPartition{{Partition: partition}}}}
@@ -87,7 +87,7 @@ func txnOf(slot int) string { return []string{"", "x1", "x2"}[slot] }
 
 func opInitProducer(rnd *rand.Rand) diffOp {
 	slot, v, timeout := rnd.IntN(diffProducers), int16(rnd.IntN(6)), pick[int32](rnd, 60_000, 60_000, 60_000, 1<<30)
-	return diffOp{fmt.Sprintf("InitProducerId v%d producer=%d timeout=%d", v, slot, timeout), true, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("InitProducerId v%d producer=%d timeout=%d", v, slot, timeout), writes: true, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrInitProducerIDRequest()
 		req.TransactionTimeoutMillis, req.ProducerID, req.ProducerEpoch = timeout, -1, -1
 		if id := txnOf(slot); id != "" {
@@ -114,9 +114,11 @@ func opTxn(rnd *rand.Rand, topic string, partition int32) diffOp {
 	case 3, 4, 5, 6:
 		d := diffBatch{slot: slot, age: age, records: 1 + rnd.IntN(2), seq: seq, txn: true}
 		v := map[int]int16{diffOldTxn: 11, diffNewTxn: 12}[slot]
-		return diffOp{fmt.Sprintf("Produce v%d %s %s/%d seq=%d n=%d age=%d", v, id, topic, partition, seq, d.records, age), true, func(p *peer) (string, bool) {
-			return p.produce(topic, partition, d, id, v)
-		}}
+		return diffOp{
+			name:   fmt.Sprintf("Produce v%d %s %s/%d seq=%d n=%d age=%d", v, id, topic, partition, seq, d.records, age),
+			writes: true, joins: true,
+			run: func(p *peer) (string, bool) { return p.produce(topic, partition, d, id, v) },
+		}
 	case 7, 8:
 		return opTxnOffsets(rnd, slot, topic, partition, age)
 	case 9, 10:
@@ -125,7 +127,7 @@ func opTxn(rnd *rand.Rand, topic string, partition int32) diffOp {
 	if rnd.IntN(2) == 0 {
 		return opDescribeProducers(topic, partition)
 	}
-	return diffOp{"DescribeTransactions " + id, false, func(p *peer) (string, bool) {
+	return diffOp{name: "DescribeTransactions " + id, writes: false, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrDescribeTransactionsRequest()
 		req.TransactionalIDs = []string{p.prefix + id}
 		st := ask[*kmsg.DescribeTransactionsResponse](p, req, 0).TransactionStates[0]
@@ -143,7 +145,7 @@ func opTxn(rnd *rand.Rand, topic string, partition int32) diffOp {
 }
 
 func opAddPartitions(topic string, partition int32, age int16) diffOp {
-	return diffOp{fmt.Sprintf("AddPartitionsToTxn v3 x1 %s/%d age=%d", topic, partition, age), true, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("AddPartitionsToTxn v3 x1 %s/%d age=%d", topic, partition, age), writes: true, run: func(p *peer) (string, bool) {
 		pr := p.producers[diffOldTxn]
 		req := kmsg.NewPtrAddPartitionsToTxnRequest()
 		req.TransactionalID, req.ProducerID, req.ProducerEpoch = p.prefix+"x1", pr.id, pr.epoch-age
@@ -155,7 +157,7 @@ func opAddPartitions(topic string, partition int32, age int16) diffOp {
 
 func opTxnOffsets(rnd *rand.Rand, slot int, topic string, partition int32, age int16) diffOp {
 	id, offset := txnOf(slot), int64(rnd.IntN(9))
-	return diffOp{fmt.Sprintf("TxnOffsetCommit %s %s/%d offset=%d age=%d", id, topic, partition, offset, age), true, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("TxnOffsetCommit %s %s/%d offset=%d age=%d", id, topic, partition, offset, age), writes: true, run: func(p *peer) (string, bool) {
 		pr := p.producers[slot]
 		v := int16(5)
 		if slot == diffOldTxn {
@@ -181,7 +183,7 @@ func opEndTxn(slot int, commit bool, age int16) diffOp {
 	if slot == diffOldTxn {
 		v = 3
 	}
-	return diffOp{fmt.Sprintf("EndTxn v%d %s commit=%v age=%d", v, id, commit, age), true, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("EndTxn v%d %s commit=%v age=%d", v, id, commit, age), writes: true, run: func(p *peer) (string, bool) {
 		pr := p.producers[slot]
 		req := kmsg.NewPtrEndTxnRequest()
 		req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = p.prefix+id, pr.id, pr.epoch-age, commit
@@ -210,15 +212,15 @@ func (p *peer) ended(id string) diffOp {
 }
 
 func opDescribeProducers(topic string, partition int32) diffOp {
-	return diffOp{fmt.Sprintf("DescribeProducers %s/%d", topic, partition), false, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("DescribeProducers %s/%d", topic, partition), writes: false, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrDescribeProducersRequest()
 		req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: p.prefix + topic, Partitions: []int32{partition}}}
 		sp := ask[*kmsg.DescribeProducersResponse](p, req, 0).Topics[0].Partitions[0]
-		out := []string{fmt.Sprint("error ", sp.ErrorCode)}
+		var out []string
 		for _, a := range sp.ActiveProducers {
 			out = append(out, fmt.Sprintf("%s epoch %d seq %d open from %d", p.slot(a.ProducerID), a.ProducerEpoch, a.LastSequence, a.CurrentTxnStartOffset))
 		}
 		slices.Sort(out)
-		return strings.Join(out, "; "), notReady(sp.ErrorCode)
+		return fmt.Sprint("error ", sp.ErrorCode, " ", strings.Join(out, "; ")), notReady(sp.ErrorCode)
 	}}
 }

@@ -59,7 +59,7 @@ func opCreateTopic(rnd *rand.Rand) diffOp {
 }
 
 func opCreateTopicNamed(name string, partitions int32, config string, v int16) diffOp {
-	return diffOp{fmt.Sprintf("CreateTopics v%d %s partitions=%d %s", v, name, partitions, config), true, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("CreateTopics v%d %s partitions=%d %s", v, name, partitions, config), writes: true, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrCreateTopicsRequest()
 		req.TimeoutMillis = 10_000
 		rt := kmsg.NewCreateTopicsRequestTopic()
@@ -95,7 +95,7 @@ func (p *peer) settle(name string, partitions int32) {
 
 func opDeleteTopic(rnd *rand.Rand, topic string) diffOp {
 	v := int16(1 + rnd.IntN(5))
-	return diffOp{fmt.Sprintf("DeleteTopics v%d %s", v, topic), true, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("DeleteTopics v%d %s", v, topic), writes: true, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrDeleteTopicsRequest()
 		req.TimeoutMillis, req.TopicNames = 10_000, []string{p.prefix + topic}
 		st := ask[*kmsg.DeleteTopicsResponse](p, req, v).Topics[0]
@@ -108,7 +108,7 @@ func opDeleteTopic(rnd *rand.Rand, topic string) diffOp {
 
 func opCreatePartitions(rnd *rand.Rand, topic string) diffOp {
 	v, count := int16(rnd.IntN(4)), int32(rnd.IntN(5))
-	return diffOp{fmt.Sprintf("CreatePartitions v%d %s count=%d", v, topic, count), true, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("CreatePartitions v%d %s count=%d", v, topic, count), writes: true, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrCreatePartitionsRequest()
 		req.TimeoutMillis, req.Topics = 10_000, []kmsg.CreatePartitionsRequestTopic{{Topic: p.prefix + topic, Count: count}}
 		st := ask[*kmsg.CreatePartitionsResponse](p, req, v).Topics[0]
@@ -158,7 +158,7 @@ func opProduce(rnd *rand.Rand, topic string, partition int32) diffOp {
 	v := int16(3 + rnd.IntN(10))
 	d := diffBatch{slot: pick(rnd, -1, -1, diffPlainProducer), records: 1 + rnd.IntN(3), seq: int32(rnd.IntN(4)), spoil: pick(rnd, "", "", "", "", "crc")}
 	name := fmt.Sprintf("Produce v%d %s/%d producer=%d seq=%d n=%d %s", v, topic, partition, d.slot, d.seq, d.records, d.spoil)
-	return diffOp{name, true, func(p *peer) (string, bool) { return p.produce(topic, partition, d, "", v) }}
+	return diffOp{name: name, writes: true, run: func(p *peer) (string, bool) { return p.produce(topic, partition, d, "", v) }}
 }
 
 func (p *peer) produce(topic string, partition int32, d diffBatch, txnID string, v int16) (string, bool) {
@@ -175,8 +175,9 @@ func (p *peer) produce(topic string, partition int32, d diffBatch, txnID string,
 
 func opFetch(rnd *rand.Rand, topic string, partition int32) diffOp {
 	v, at, committed := int16(4+rnd.IntN(9)), int64(rnd.IntN(12)-1), int8(rnd.IntN(2))
-	return diffOp{fmt.Sprintf("Fetch v%d %s/%d at=%d committed=%d", v, topic, partition, at, committed), false, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("Fetch v%d %s/%d at=%d committed=%d", v, topic, partition, at, committed), writes: false, run: func(p *peer) (string, bool) {
 		var out strings.Builder
+		var aborted []string
 		for next, first := at, true; ; first = false { // an answer may be shorter than it could: a client goes on
 			req := fetchRequest(p.prefix+topic, partition, next, 0)
 			req.IsolationLevel, req.SessionEpoch = committed, -1
@@ -192,7 +193,7 @@ func opFetch(rnd *rand.Rand, topic string, partition int32) diffOp {
 				fmt.Fprintf(&out, "end %d stable %d", sp.HighWatermark, sp.LastStableOffset)
 			}
 			for _, a := range sp.AbortedTransactions {
-				fmt.Fprintf(&out, " aborted %s from %d", p.slot(a.ProducerID), a.FirstOffset)
+				aborted = append(aborted, fmt.Sprintf("%s from %d", p.slot(a.ProducerID), a.FirstOffset))
 			}
 			bs := batches(p.t, sp.RecordBatches)
 			for _, b := range bs {
@@ -200,7 +201,8 @@ func opFetch(rnd *rand.Rand, topic string, partition int32) diffOp {
 				next = b.LastOffset() + 1
 			}
 			if len(bs) == 0 {
-				return out.String(), false
+				slices.Sort(aborted)
+				return fmt.Sprint(out.String(), " aborted ", slices.Compact(aborted)), false
 			}
 		}
 	}}
@@ -231,7 +233,7 @@ func opListOffsets(rnd *rand.Rand, topic string, partition int32) diffOp {
 	if at == -4 {
 		v = 8
 	}
-	return diffOp{fmt.Sprintf("ListOffsets v%d %s/%d at=%d committed=%d", v, topic, partition, at, committed), false, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("ListOffsets v%d %s/%d at=%d committed=%d", v, topic, partition, at, committed), writes: false, run: func(p *peer) (string, bool) {
 		req := listOffset(p.prefix+topic, at)
 		req.ReplicaID, req.IsolationLevel = -1, committed
 		req.Topics[0].Partitions[0].Partition, req.Topics[0].Partitions[0].CurrentLeaderEpoch = partition, -1
@@ -248,7 +250,7 @@ func opListOffsets(rnd *rand.Rand, topic string, partition int32) diffOp {
 
 func opDeleteRecords(rnd *rand.Rand, topic string, partition int32) diffOp {
 	v, before := int16(rnd.IntN(3)), int64(rnd.IntN(6)-2)
-	return diffOp{fmt.Sprintf("DeleteRecords v%d %s/%d before=%d", v, topic, partition, before), true, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("DeleteRecords v%d %s/%d before=%d", v, topic, partition, before), writes: true, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrDeleteRecordsRequest()
 		req.TimeoutMillis = 10_000
 		req.Topics = []kmsg.DeleteRecordsRequestTopic{{
@@ -264,7 +266,7 @@ func opDeleteRecords(rnd *rand.Rand, topic string, partition int32) diffOp {
 
 func opMetadata(rnd *rand.Rand, topic string) diffOp {
 	v := int16(4 + rnd.IntN(9))
-	return diffOp{fmt.Sprintf("Metadata v%d %s", v, topic), false, func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("Metadata v%d %s", v, topic), writes: false, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrMetadataRequest()
 		req.AllowAutoTopicCreation = false
 		req.Topics = []kmsg.MetadataRequestTopic{{Topic: kmsg.StringPtr(p.prefix + topic)}}
@@ -276,7 +278,7 @@ func opMetadata(rnd *rand.Rand, topic string) diffOp {
 func opConfigs(rnd *rand.Rand, topic string) diffOp {
 	config := pick(rnd, "retention.ms=5000000", "retention.ms=x", "max.message.bytes=150", "max.message.bytes=100000", "no.such=1")
 	if rnd.IntN(2) == 0 {
-		return diffOp{"IncrementalAlterConfigs " + topic + " " + config, true, func(p *peer) (string, bool) {
+		return diffOp{name: "IncrementalAlterConfigs " + topic + " " + config, writes: true, run: func(p *peer) (string, bool) {
 			name, value, _ := strings.Cut(config, "=")
 			code, _ := alter(p.c, aTopic, p.prefix+topic, kmsg.IncrementalAlterConfigOpSet, name, &value)
 			if code == 0 { // and wait until it is in force
@@ -287,7 +289,7 @@ func opConfigs(rnd *rand.Rand, topic string) diffOp {
 			return fmt.Sprint("error ", code), notReady(code)
 		}}
 	}
-	return diffOp{"DescribeConfigs " + topic, false, func(p *peer) (string, bool) {
+	return diffOp{name: "DescribeConfigs " + topic, writes: false, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrDescribeConfigsRequest()
 		rr := kmsg.NewDescribeConfigsRequestResource()
 		rr.ResourceType, rr.ResourceName, rr.ConfigNames = aTopic, p.prefix+topic, []string{"retention.ms", "max.message.bytes", "cleanup.policy"}
