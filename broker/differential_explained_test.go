@@ -21,6 +21,7 @@ func differences() []difference {
 			oracleKafka, "ListOffsets", "offset", "offset -1 time -1",
 			"after DeleteRecords Kafka does not find a record above the new start by a time that one below it has, too",
 		},
+		{oracleKafka, "OffsetFetch", "error 0 offset -1", "error 0 offset", "Kafka forgets the offsets of a deleted topic a moment later"},
 		{oracleFake, "CreateTopics", "error 17", "error", "takes any topic name"},
 		{oracleFake, "CreateTopics", "error 40", "error", "takes any topic config"},
 		{oracleFake, "IncrementalAlterConfigs", "error 40", "error", "takes any topic config"},
