@@ -2,6 +2,7 @@ package system_test
 
 import (
 	"bytes"
+	"maps"
 	"os"
 	"os/exec"
 	"strings"
@@ -98,6 +99,65 @@ func hex(b []byte) string {
 		s.WriteByte(digits[c&15])
 	}
 	return s.String()
+}
+
+// What is not JSON is nothing to outrelay but bytes: Avro (in a schema registry's framing) and Protobuf go from the outbox to the sink untouched. A
+// handler that asks for a field of such a payload is named, and its record blocks by itself.
+func TestRows_avroAndProtobuf(t *testing.T) {
+	w := newWorld(t, worldOptions{edit: func(c string) string {
+		c = strings.Replace(c, "      - table: public.outbox\n", "      - table: public.outbox\n      - {table: public.outbox_binary, topic: binary}\n", 1)
+		return c + `  binary:
+    topics: [binary]
+    into: {postgres: "${env:WAREHOUSE_DSN}"}
+    handle:
+      Bytes: insert into bodies (key, body) values (:key, :payload)
+      WantsJSON: insert into bodies (key, body) values (:key, :payload.customer)
+`
+	}})
+	w.pg.Exec(t, w.db, "create table outbox_binary (id uuid primary key default gen_random_uuid(), aggregatetype text not null, aggregateid text, type text, payload bytea)")
+	execute(t, w.Warehouse, "create table bodies (key text, body bytea)")
+	w.start()
+	bodies := map[string]string{ // key → hex
+		"avro":     "00" + "0000002a" + "06633731" + "000000000000f83f" + "02" + "c2a9", // magic, schema 42, string "c71", double 1.5, …
+		"protobuf": "0a03633731" + "11000000000000f83f" + "1801" + "2202ff00",           // 1: "c71", 2: 1.5, 3: true, 4: bytes that are no UTF-8
+		"zeros":    "00000000",
+		"brace":    "7b00ff", // begins as JSON does
+	}
+	for key, body := range bodies {
+		w.pg.Exec(t, w.db, "insert into outbox_binary (aggregatetype, aggregateid, type, payload) values ('x', '"+key+"', 'Bytes', '\\x"+body+"')")
+	}
+	applied := func() map[string]string {
+		got := map[string]string{}
+		for _, line := range rows(t, w.Warehouse, "select key || ' ' || encode(body, 'hex') from bodies") {
+			key, body, _ := strings.Cut(line, " ")
+			got[key] = body
+		}
+		return got
+	}
+	await(t, "the payloads are in the sink as they were written", 40*time.Second, func() bool { return maps.Equal(applied(), bodies) })
+	for _, r := range w.records("binary") {
+		if hex(r.Value) != bodies[string(r.Key)] {
+			t.Errorf("%s: the log holds %x", r.Key, r.Value)
+		}
+	}
+	w.pg.Exec(t, w.db, "insert into outbox_binary (aggregatetype, aggregateid, type, payload) values ('x', 'avro', 'WantsJSON', '\\x"+bodies["avro"]+"')")
+	await(t, "the record blocks", 40*time.Second, func() bool {
+		for _, g := range w.status().Groups {
+			for _, p := range g.Partitions {
+				if p.State == "blocked" && g.Group == "binary" {
+					if !containsAll(p.LastError, []string{"binary/", "handler WantsJSON (", "outrelay.yaml:", "the payload is not JSON, but the handler asks for a field of it"}) {
+						t.Fatal(p.LastError)
+					}
+					return true
+				}
+			}
+		}
+		return false
+	})
+	w.served(5) // the other group does not notice
+	if got := applied(); !maps.Equal(got, bodies) {
+		t.Fatalf("%v", got)
+	}
 }
 
 // A row that cannot be routed halts its source with table, place and id; with dead_letter it is moved aside and the others go on.
