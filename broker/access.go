@@ -35,6 +35,7 @@ type access struct {
 type accessState struct {
 	rules    *auth.Rules
 	security cluster.Security
+	quotas   *auth.Quotas // nil when there are none
 }
 
 // begin takes what the options say. It is called before anything is followed.
@@ -90,7 +91,7 @@ func (o Options) checkAccess() error {
 
 // follow takes what a new state of the cluster says. It does not block.
 func (a *access) follow(state *cluster.State) {
-	a.now.Store(&accessState{rules: auth.NewRules(a.file.SuperUsers, a.file.ACLs, state.Security.ACLs), security: state.Security})
+	a.now.Store(&accessState{rules: auth.NewRules(a.file.SuperUsers, a.file.ACLs, state.Security.ACLs), security: state.Security, quotas: auth.NewQuotas(state.Security.Quotas)})
 }
 
 // Credential implements auth.Source. The file's users come first.

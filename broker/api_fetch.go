@@ -193,14 +193,16 @@ func countRecords(b []byte) (n int) {
 	return n
 }
 
-// release implements buffersResponse.
-func (r *fetchResponse) release(s *Server) {
-	n := 0
+// bytes returns the bytes of records in the answer.
+func (r *fetchResponse) bytes() (n int) {
 	for _, read := range r.reads {
 		n += len(read.res.Bytes)
 	}
-	s.fetchHeld.Add(-int64(n))
+	return n
 }
+
+// release implements buffersResponse.
+func (r *fetchResponse) release(s *Server) { s.fetchHeld.Add(-int64(r.bytes())) }
 
 // watches returns channels of which one closes when a partition has more than is read next. They are taken before reading, so
 // that nothing falls between.

@@ -32,6 +32,7 @@ type conn struct {
 	bare        bool                    // its tokens come without a header
 	last        bool                    // the answer at hand is the last one
 	preAuthHeld int64                   // bytes of Server.preAuth
+	muted       atomic.Int64            // nothing is read before this time, in nanoseconds: the client has used more than its quota
 
 	in       frameReader
 	clientID string // of the request at hand; handlers that keep it must copy it before they return
@@ -50,6 +51,10 @@ type call struct {
 	pending  pending
 	granted  int64  // bytes of the budget that it holds
 	bare     []byte // the whole answer, where it is not one of an API
+
+	throttle       time.Duration // by quotas
+	quotas         *auth.Quotas  // that the answer is counted against; nil: none
+	user, clientID string        // whose
 }
 
 // buffersResponse is an answer that is written as several buffers, so that record bytes are not copied.
@@ -141,6 +146,9 @@ func (c *conn) read() error {
 			}
 			continue
 		}
+		if err := c.awaitUnmuted(c.ctx); err != nil {
+			return err
+		}
 		n, h, err := c.in.next(busy)
 		if err != nil {
 			return err
@@ -170,6 +178,7 @@ func (c *conn) request(n int, h header) error {
 		return err
 	}
 	call.granted = granted
+	c.charge(&call, n)
 	return c.enqueue(call)
 }
 
@@ -265,6 +274,7 @@ func (c *conn) write() {
 		}
 		resp, err := c.wait(k)
 		if err == nil && resp != nil && c.ctx.Err() == nil {
+			c.chargeAnswer(&k, resp)
 			err = c.send(k, resp)
 		}
 		if br, ok := resp.(buffersResponse); ok {

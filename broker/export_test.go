@@ -1,9 +1,16 @@
 package broker
 
 import (
+	"log/slog"
 	"net"
+	"net/netip"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay/internal/clock"
 
 	"github.com/outrelay/outrelay/broker/replica"
 )
@@ -86,4 +93,43 @@ func (s *Server) Append(topic string, partition int32, batch []byte) error {
 	done := make(chan error, 1)
 	p.Produce(batch, replica.ProduceOptions{}, func(r replica.ProduceResult) { done <- r.Err })
 	return <-done
+}
+
+// Panics returns how many handlers have failed by a bug.
+func (s *Server) Panics() float64 {
+	var m dto.Metric
+	_ = s.metrics.panics.Write(&m)
+	return m.GetCounter().GetValue()
+}
+
+// PreAuth returns the bytes of connections whose client is not known.
+func (s *Server) PreAuth() int64 { return s.preAuth.Load() }
+
+// Addresses is the limits of one address.
+type Addresses struct{ a addresses }
+
+// NewAddresses returns limits of one address.
+func NewAddresses(connsMax int, perSecond float64) *Addresses {
+	return &Addresses{addresses{connsMax: connsMax, perSecond: perSecond}}
+}
+
+// Take counts a new connection, or says why there may be none.
+func (a *Addresses) Take(ip netip.Addr, now time.Time) string { return a.a.take(ip, now) }
+
+// Give counts one off.
+func (a *Addresses) Give(ip netip.Addr) { a.a.give(ip) }
+
+// Known returns how many addresses are remembered.
+func (a *Addresses) Known() int { return len(a.a.byIP) }
+
+// Flood writes n denials into an audit log of its own, and returns how to write more.
+func Flood(log *slog.Logger, c clock.Clock, n int) (write func(int)) {
+	a := newAudit(log, c, prometheus.NewRegistry())
+	write = func(n int) {
+		for range n {
+			a.write(auditDenied, "access denied")
+		}
+	}
+	write(n)
+	return write
 }

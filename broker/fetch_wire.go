@@ -15,7 +15,12 @@ type fetchResponse struct {
 	code    int16
 	session int32
 	reads   []*fetchRead // by topic: neighbours of one topic share an element of the answer
+
+	throttle int32 // milliseconds
 }
+
+// SetThrottle implements kmsg.SetThrottleResponse.
+func (r *fetchResponse) SetThrottle(millis int32) { r.throttle = millis }
 
 func (r *fetchResponse) Key() int16                { return 1 }
 func (r *fetchResponse) MaxVersion() int16         { return 17 }
@@ -44,7 +49,7 @@ type cut struct {
 func (r *fetchResponse) appendBuffers(b []byte) (net.Buffers, []byte) {
 	flexible := r.IsFlexible()
 	var cuts []cut
-	b = appendInt32(b, 0) // throttle time
+	b = appendInt32(b, r.throttle)
 	if r.version >= 7 {
 		b = appendInt16(b, r.code)
 		b = appendInt32(b, r.session)

@@ -18,6 +18,7 @@ type metrics struct {
 	producedBytes, producedRecords  prometheus.Counter
 	fetchedBytes, fetchedRecords    prometheus.Counter
 	acceptErrors, panics, throttled prometheus.Counter
+	quotaThrottled                  prometheus.Counter
 	refused                         *prometheus.CounterVec
 	latency                         *prometheus.HistogramVec
 	latencyByKey                    [128]prometheus.Observer // nil for keys that are not served
@@ -39,6 +40,7 @@ func newMetrics(s *Server) *metrics {
 	m.fetchedRecords = counter("fetched_records_total", "Records sent to clients, as their batches count them.")
 	m.acceptErrors = counter("accept_errors_total", "Connections that the system could not hand over.")
 	m.panics = counter("panics_total", "Requests whose handler failed by a bug.")
+	m.quotaThrottled = counter("quota_throttled_total", "Answers that said that their client is throttled, since it used more than its quota.")
 	m.throttled = counter("produce_throttled_total", "Produce requests that waited for memory before they were read.")
 	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "outrelay_broker_refused_total", Help: "Connections closed by the server, by reason.",

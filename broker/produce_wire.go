@@ -88,7 +88,12 @@ type produceResponse struct {
 	version int16
 	req     *produceRequest
 	results []produceResult
+
+	throttle int32 // milliseconds
 }
+
+// SetThrottle implements kmsg.SetThrottleResponse.
+func (r *produceResponse) SetThrottle(millis int32) { r.throttle = millis }
 
 // produceResult is the outcome for one partition.
 type produceResult struct {
@@ -129,7 +134,7 @@ func (r *produceResponse) AppendTo(b []byte) []byte {
 		}
 	}
 	if r.version >= 1 {
-		b = appendInt32(b, 0) // throttle time
+		b = appendInt32(b, r.throttle)
 	}
 	if flexible {
 		b = append(b, 0)

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -32,6 +33,7 @@ import (
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/broker/auth"
 	"github.com/outrelay/outrelay/broker/brokertest"
+	"github.com/outrelay/outrelay/internal/clock"
 )
 
 const (
@@ -463,4 +465,90 @@ func TestSASL_bareTokens(t *testing.T) {
 		t.Fatalf("a wrong password is answered %q", reply)
 	}
 	closed(c, "a wrong password")
+}
+
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	ip, other, local := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("127.0.0.1")
+	now := time.Unix(1_700_000_000, 0)
+	a := broker.NewAddresses(3, 2)
+	for i, want := range []string{"", "", "", "connections of one address"} {
+		if got := a.Take(ip, now); got != want {
+			t.Fatalf("connection %d: %q, want %q", i+1, got, want)
+		}
+	}
+	if got := a.Take(other, now); got != "" {
+		t.Fatalf("another address: %q", got)
+	}
+	a.Give(ip)
+	a.Give(ip)
+	for i, want := range []string{"", "connection rate of one address"} { // four at once, then two a second
+		if got := a.Take(ip, now); got != want {
+			t.Fatalf("again, connection %d: %q, want %q", i+1, got, want)
+		}
+	}
+	if got := a.Take(ip, now.Add(time.Second)); got != "" {
+		t.Fatalf("a second later: %q", got)
+	}
+	for range 100 {
+		if got := a.Take(local, now); got != "" {
+			t.Fatalf("the loopback: %q", got)
+		}
+	}
+	a.Give(other)
+	a.Take(ip, now.Add(time.Minute))
+	if n := a.Known(); n != 1 {
+		t.Fatalf("%d addresses are remembered, want the one that has connections", n)
+	}
+}
+
+// TestAudit_cannotBeFlooded: what goes beyond the rate is counted, and said with the next record.
+func TestAudit_cannotBeFlooded(t *testing.T) {
+	t.Parallel()
+	logs, c := &logLines{}, clock.NewFake(time.Unix(1_700_000_000, 0))
+	write := broker.Flood(slog.New(slog.NewTextHandler(logs, nil)), c, 1000)
+	if n := strings.Count(logs.String(), "code=access-denied"); n != 100 {
+		t.Fatalf("%d records of 1000 denials at once, want 100", n)
+	}
+	c.Advance(time.Second)
+	write(1)
+	if !strings.Contains(logs.String(), "left_out=900") {
+		t.Fatal("nothing says that 900 were left out")
+	}
+}
+
+// FuzzPreAuth: whatever somebody sends who is not known, no handler fails, nothing is kept, and others are served.
+func FuzzPreAuth(f *testing.F) {
+	hs := kmsg.NewPtrSASLHandshakeRequest()
+	hs.Mechanism = "SCRAM-SHA-256"
+	au := kmsg.NewPtrSASLAuthenticateRequest()
+	au.SASLAuthBytes = []byte("n,,n=admin,r=abc")
+	for _, frames := range [][]kmsg.Request{{hs}, {hs, au}, {hs, au, au}, {kmsg.NewPtrApiVersionsRequest(), hs, kmsg.NewPtrMetadataRequest()}} {
+		var seed []byte
+		for _, req := range frames {
+			b, _ := (&rawConn{t: f}).frame(req, min(req.MaxVersion(), 1))
+			seed = append(seed, b...)
+		}
+		f.Add(seed)
+	}
+	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
+	f.Add([]byte{0, 0, 0, 12, 0, 17, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0, 1, 'x'})
+	n := brokertest.New(f, secured)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := net.Dial("tcp", n.TCPAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.Write(b)
+		_ = c.(*net.TCPConn).CloseWrite()
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("the connection stays open")
+		}
+		_ = c.Close()
+		if n.Panics() != 0 {
+			t.Fatal("a handler panicked")
+		}
+		eventually(t, "memory to be given back", func() bool { return n.PreAuth() == 0 })
+	})
 }

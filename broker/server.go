@@ -43,6 +43,7 @@ type Server struct {
 	access    access
 	audit     *audit
 	addresses addresses
+	quotas    quotas
 	preAuth   atomic.Int64 // bytes of connections whose client is not known
 
 	node     *replica.Node

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"time"
 )
 
 // The quotas that are enforced, by their names in the protocol (KIP-13, KIP-124).
@@ -70,3 +71,98 @@ func (q Quota) With(set map[string]float64, remove []string) Quota {
 	}
 	return next
 }
+
+// Quotas are the quotas in force. They are immutable; nil has none.
+type Quotas struct {
+	byEntity map[entityKey]map[string]float64
+}
+
+// entityKey is an Entity that can be compared.
+type entityKey struct {
+	user, client         string
+	withUser, withClient bool
+}
+
+func keyOf(e Entity) (k entityKey) {
+	if e.User != nil {
+		k.user, k.withUser = *e.User, true
+	}
+	if e.ClientID != nil {
+		k.client, k.withClient = *e.ClientID, true
+	}
+	return k
+}
+
+// NewQuotas returns the quotas of a list, nil when it is empty.
+func NewQuotas(list []Quota) *Quotas {
+	if len(list) == 0 {
+		return nil
+	}
+	q := &Quotas{byEntity: make(map[entityKey]map[string]float64, len(list))}
+	for _, e := range list {
+		q.byEntity[keyOf(e.Entity)] = e.Values
+	}
+	return q
+}
+
+// Share names what a client's use is counted with: all connections that have the same share the quota.
+type Share struct {
+	User, ClientID string
+	Quota          string
+}
+
+// Find returns what a client may use of one quota, and whom it shares it with. The most specific quota counts (KIP-55): user and client id, then the
+// user with the default of client ids, then the user; the same for the default user; then client id, then its default. ok is false when there is none.
+func (q *Quotas) Find(user, clientID, name string) (rate float64, share Share, ok bool) {
+	if q == nil {
+		return 0, share, false
+	}
+	for _, k := range [...]entityKey{
+		{user, clientID, true, true}, {user, "", true, true}, {user, "", true, false},
+		{"", clientID, true, true}, {"", "", true, true}, {"", "", true, false},
+		{"", clientID, false, true}, {"", "", false, true},
+	} {
+		if rate, ok = q.byEntity[k][name]; !ok {
+			continue
+		}
+		share.Quota = name
+		if k.withUser {
+			share.User = userType + user
+		}
+		if k.withClient {
+			share.ClientID = "id:" + clientID
+		}
+		return rate, share, true
+	}
+	return 0, share, false
+}
+
+// QuotaWindow is over how long a rate is meant: so much may be used at once after a rest. Apache Kafka counts eleven samples of a second.
+const QuotaWindow = 10 * time.Second
+
+// ThrottleMax bounds one wait. What is not worked off by then is waited for the next time.
+const ThrottleMax = 10 * time.Second
+
+// Bucket counts the use of one Share. The zero Bucket is full. It is not safe for concurrent use.
+type Bucket struct {
+	left float64 // below zero: owed
+	at   time.Time
+}
+
+// Use counts n at rate a second, and returns how long whoever used it must wait until nothing is owed.
+func (b *Bucket) Use(now time.Time, rate, n float64) time.Duration {
+	full := rate * QuotaWindow.Seconds()
+	if b.at.IsZero() {
+		b.left = full
+	} else if d := now.Sub(b.at); d > 0 {
+		b.left += d.Seconds() * rate
+	}
+	b.left, b.at = min(b.left, full)-n, now
+	if b.left >= 0 {
+		return 0
+	}
+	return min(ThrottleMax, time.Duration(-b.left/rate*float64(time.Second)))
+}
+
+// Rested reports whether the bucket is as good as new at whatever rate it has.
+func (b *Bucket) Rested(now time.Time) bool { return now.Sub(b.at) > 2*QuotaWindow && b.left >= 0 }
