@@ -10,6 +10,9 @@
 //	apis.go        the table of APIs; api_<name>.go one per key, headed by versions and KIPs
 //	topics.go      partitions of this node, kept in step with group 0   fetch_*.go    sessions, response encoder
 //	coord_*.go     the shells of the group and transaction coordinators
+//	session.go     who a client is, and what it may cost before that is known; addresses.go: limits of one address
+//	access.go      users, access control lists and quotas in force      guard*.go     what of a request a client may have, by API
+//	audit.go       the log of denials                                   quotas.go     what clients use, and how long they are throttled
 //
 // # Goroutines of a connection
 //

@@ -467,6 +467,27 @@ func TestSASL_bareTokens(t *testing.T) {
 	closed(c, "a wrong password")
 }
 
+// TestTLS_badOnesClose: what is no TLS on a TLS listener is closed, and the log says what it probably was.
+func TestTLS_badOnesClose(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ name, sent, hint string }{
+		{"HTTP", "GET / HTTP/1.1\r\n\r\n", "HTTP request"},
+		{"plaintext", "\x00\x00\x00\x0c\x00\x12\x00\x00\x00\x00\x00\x01\xff\xff", "client without TLS"},
+	} {
+		logs := &logLines{}
+		n := brokertest.New(t, secured, withTLS(newAuthority(t)), func(o *broker.Options) { o.Logger = slog.New(slog.NewTextHandler(logs, nil)) })
+		c := dialRaw(t, n)
+		if _, err := c.Write([]byte(tc.sent)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("%s: the connection stays open", tc.name)
+		}
+		eventually(t, "the hint", func() bool { return strings.Contains(logs.String(), tc.hint) })
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	t.Parallel()
 	ip, other, local := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("127.0.0.1")
