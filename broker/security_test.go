@@ -573,3 +573,36 @@ func FuzzPreAuth(f *testing.F) {
 		eventually(t, "memory to be given back", func() bool { return n.PreAuth() == 0 })
 	})
 }
+
+// TestInternal_isOutrelaysOwn: over the connection in memory everything is allowed, what outrelay keeps for itself too; over TCP an ACL for everything does not
+// give it.
+func TestInternal_isOutrelaysOwn(t *testing.T) {
+	t.Parallel()
+	n := brokertest.New(t, secured)
+	write := func(opts ...kgo.Opt) error {
+		cl := newClient(t, n, append([]kgo.Opt{kgo.TransactionalID("outrelay-shop"), kgo.AllowAutoTopicCreation(), kgo.RecordRetries(1)}, opts...)...)
+		if err := cl.BeginTransaction(); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := cl.ProduceSync(ctx, &kgo.Record{Topic: "__outrelay_positions", Value: []byte("v")}).FirstErr(); err != nil {
+			return err
+		}
+		return cl.EndTransaction(ctx, kgo.TryCommit)
+	}
+	if err := write(kgo.SeedBrokers(n.InternalAddr()), kgo.Dialer(n.Dialer())); err != nil {
+		t.Fatalf("outrelay itself: %v", err)
+	}
+	admin := dialRaw(t, n)
+	login(admin, "admin", canaryAdmin)
+	for _, nd := range []need{{auth.All, auth.Topic}, {auth.All, auth.TransactionalID}, {auth.All, auth.Group}, {auth.All, auth.Cluster}} {
+		grant(admin, nd, "*")
+	}
+	if err := write(kgo.SASL(scramOf("alice", canaryAlice))); err == nil {
+		t.Fatal("a user with ACLs for everything writes positions")
+	}
+	if err := write(kgo.SASL(scramOf("admin", canaryAdmin))); err != nil {
+		t.Fatalf("a super user: %v", err)
+	}
+}

@@ -40,7 +40,7 @@ type Broker struct {
 	Advertise       string               `yaml:"advertise,omitempty" jsonschema_description:"Address that clients are told to connect to. Default: the listener's." example:"log.internal:9092"`
 	Insecure        bool                 `yaml:"insecure" jsonschema_description:"Allow a listener that is not on the loopback, without TLS or authentication." example:"false"`
 	TLS             ServerTLS            `yaml:"tls,omitempty" jsonschema_description:"TLS on the Kafka listener."`
-	SASL            []string             `yaml:"sasl,omitempty" jsonschema_description:"SASL mechanisms that are offered: SCRAM-SHA-256, SCRAM-SHA-512, PLAIN (over TLS only). Default: all that are possible where a user has a password; [] for none." example:"[SCRAM-SHA-512]"`
+	SASL            []string             `yaml:"sasl" jsonschema_description:"SASL mechanisms that are offered: SCRAM-SHA-256, SCRAM-SHA-512, PLAIN (over TLS only). Default: all that are possible where a user has a password; [] for none." example:"[SCRAM-SHA-512]"`
 	SessionLifetime Duration             `yaml:"session_lifetime,omitempty" jsonschema_description:"How long a SASL authentication is good for; clients renew it by themselves. Default: as long as the connection." example:"1h"`
 	Users           map[string]*User     `yaml:"users,omitempty" jsonschema_description:"Users that always exist, by name; more can be added by outrelay users. As soon as clients must authenticate, they may do only what is allowed here or by outrelay acls."`
 	Listeners       map[string]*Listener `yaml:"listeners,omitempty" jsonschema_description:"More listeners, by name."`

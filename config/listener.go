@@ -29,7 +29,7 @@ type Listener struct {
 	Advertise string    `yaml:"advertise,omitempty" jsonschema_description:"Address that clients of this listener are told to connect to." example:"log.internal:9093"`
 	Insecure  bool      `yaml:"insecure,omitempty" jsonschema_description:"Allow an address that is not on the loopback, without authentication." example:"false"`
 	TLS       ServerTLS `yaml:"tls,omitempty" jsonschema_description:"TLS."`
-	SASL      []string  `yaml:"sasl,omitempty" jsonschema_description:"SASL mechanisms. Default: as broker.sasl; [] for none." example:"[SCRAM-SHA-512]"`
+	SASL      []string  `yaml:"sasl" jsonschema_description:"SASL mechanisms. Default: as broker.sasl; [] for none." example:"[SCRAM-SHA-512]"`
 }
 
 // User is a user of the log, by its name or by what its certificate says.

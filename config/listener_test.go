@@ -65,6 +65,10 @@ func TestListeners_defaults(t *testing.T) {
 	if err != nil || strings.Contains(string(shown), "CANARY") {
 		t.Errorf("shown: %v\n%s", err, shown)
 	}
+	again, err := load(t, string(shown))
+	if err != nil || !slices.Equal(again.Broker.SASL, c.Broker.SASL) || len(again.Broker.Listeners["local"].SASL) != 0 {
+		t.Errorf("what is shown says something else when it is read: %v", err)
+	}
 	if c, err = load(t, first+"broker: {users: {app: {password: CANARY_in_file}}}\n"); err != nil || len(c.Warnings()) == 0 {
 		t.Fatalf("%v, warnings %v", err, c.Warnings())
 	}
