@@ -2,6 +2,7 @@ package offline_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"path"
@@ -157,7 +158,7 @@ func snapshot(t testing.TB, mem *vfs.Mem, dir string) string {
 			continue
 		}
 		if i.Name != "lock" {
-			fmt.Fprintf(&s, "%s %d %x\n", name, i.Size, content(t, mem, name))
+			fmt.Fprintf(&s, "%s %d %x\n", name, i.Size, sha256.Sum256(content(t, mem, name)))
 		}
 	}
 	return s.String()
