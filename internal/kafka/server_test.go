@@ -120,6 +120,33 @@ func TestEnsureTopic_AsksForReplicasInSync(t *testing.T) {
 	}
 }
 
+// A cluster's brokers learn of a topic after its controller has made it: until then they know of none.
+func TestEnsureTopic_WaitsUntilTheBrokersKnowOfIt(t *testing.T) {
+	t.Parallel()
+	fake, cl := newLog(t)
+	made, asked := false, 0
+	fake.Control(func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		switch req := req.(type) {
+		case *kmsg.CreateTopicsRequest:
+			made = true
+		case *kmsg.MetadataRequest:
+			if asked++; made && asked < 5 && len(req.Topics) == 1 {
+				resp := req.ResponseKind().(*kmsg.MetadataResponse)
+				rt := kmsg.NewMetadataResponseTopic()
+				rt.Topic, rt.ErrorCode = req.Topics[0].Topic, kerr.UnknownTopicOrPartition.Code
+				resp.Topics = append(resp.Topics, rt)
+				return resp, nil, true
+			}
+		}
+		return nil, nil, false
+	})
+	st, err := kafka.EnsureTopic(t.Context(), cl, "t", 3, nil)
+	if err != nil || !st.Created || st.Partitions != 3 || st.ID == [16]byte{} || asked < 5 {
+		t.Errorf("%+v, %v, after %d questions", st, err, asked)
+	}
+}
+
 func TestOptions_NamesBearThePrefix(t *testing.T) {
 	t.Parallel()
 	o := kafka.Options{Prefix: "shop."}

@@ -15,6 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/internal/backoff"
+	"github.com/outrelay/outrelay/internal/clock"
 )
 
 // ErrNoTopic: the log has no topic of that name.
@@ -75,14 +77,22 @@ func (o Options) EnsureTopic(ctx context.Context, cl *kgo.Client, name string, p
 		}
 		return TopicState{}, wrap(err, "create topic %s", name)
 	}
-	st = TopicState{ID: resp.ID, Partitions: resp.NumPartitions, Created: true}
-	if st.Partitions <= 0 { // brokers before CreateTopics v5 do not say
-		if st, err = Topic(ctx, cl, name); err != nil {
-			return TopicState{}, err
+	st, err = awaitTopic(ctx, cl, name)
+	st.Created = true
+	return st, err
+}
+
+// awaitTopic waits until a broker that is asked knows a topic which the controller has just made: a cluster tells its brokers of it afterwards.
+func awaitTopic(ctx context.Context, cl *kgo.Client, name string) (TopicState, error) {
+	for try := 0; ; try++ {
+		st, err := Topic(ctx, cl, name)
+		if !errors.Is(err, ErrNoTopic) || try >= staleTriesMax {
+			return st, err
 		}
-		st.Created = true
+		if err := backoff.Sleep(ctx, clock.Real{}, stalePause); err != nil {
+			return st, wrap(err, "topic %s", name)
+		}
 	}
-	return st, nil
 }
 
 func differs(ctx context.Context, cl *kgo.Client, name string, partitions int32, configs map[string]string, st TopicState) (TopicState, error) {
