@@ -87,7 +87,7 @@ func txnOf(slot int) string { return []string{"", "x1", "x2"}[slot] }
 
 func opInitProducer(rnd *rand.Rand) diffOp {
 	slot, v, timeout := rnd.IntN(diffProducers), int16(rnd.IntN(6)), pick[int32](rnd, 60_000, 60_000, 60_000, 1<<30)
-	return diffOp{name: fmt.Sprintf("InitProducerId v%d producer=%d timeout=%d", v, slot, timeout), writes: true, run: func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("InitProducerId v%d producer=%d timeout=%d", v, slot, timeout), writes: true, anew: slot == diffOldTxn, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrInitProducerIDRequest()
 		req.TransactionTimeoutMillis, req.ProducerID, req.ProducerEpoch = timeout, -1, -1
 		if id := txnOf(slot); id != "" {
@@ -116,7 +116,7 @@ func opTxn(rnd *rand.Rand, topic string, partition int32) diffOp {
 		v := map[int]int16{diffOldTxn: 11, diffNewTxn: 12}[slot]
 		return diffOp{
 			name:   fmt.Sprintf("Produce v%d %s %s/%d seq=%d n=%d age=%d", v, id, topic, partition, seq, d.records, age),
-			writes: true, joins: true,
+			writes: true, joins: true, data: map[int]string{diffOldTxn: fmt.Sprint(topic, "/", partition)}[slot],
 			run: func(p *peer) (string, bool) { return p.produce(topic, partition, d, id, v) },
 		}
 	case 7, 8:
@@ -145,7 +145,7 @@ func opTxn(rnd *rand.Rand, topic string, partition int32) diffOp {
 }
 
 func opAddPartitions(topic string, partition int32, age int16) diffOp {
-	return diffOp{name: fmt.Sprintf("AddPartitionsToTxn v3 x1 %s/%d age=%d", topic, partition, age), writes: true, run: func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("AddPartitionsToTxn v3 x1 %s/%d age=%d", topic, partition, age), writes: true, adds: fmt.Sprint(topic, "/", partition), run: func(p *peer) (string, bool) {
 		pr := p.producers[diffOldTxn]
 		req := kmsg.NewPtrAddPartitionsToTxnRequest()
 		req.TransactionalID, req.ProducerID, req.ProducerEpoch = p.prefix+"x1", pr.id, pr.epoch-age
@@ -183,7 +183,7 @@ func opEndTxn(slot int, commit bool, age int16) diffOp {
 	if slot == diffOldTxn {
 		v = 3
 	}
-	return diffOp{name: fmt.Sprintf("EndTxn v%d %s commit=%v age=%d", v, id, commit, age), writes: true, run: func(p *peer) (string, bool) {
+	return diffOp{name: fmt.Sprintf("EndTxn v%d %s commit=%v age=%d", v, id, commit, age), writes: true, ends: slot == diffOldTxn, run: func(p *peer) (string, bool) {
 		pr := p.producers[slot]
 		req := kmsg.NewPtrEndTxnRequest()
 		req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = p.prefix+id, pr.id, pr.epoch-age, commit
