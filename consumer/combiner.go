@@ -23,8 +23,9 @@ type combiner struct {
 }
 
 const (
-	// One at a time: while it commits, the next gathers. With two, each carries half as many batches, and costs as much.
-	transactionsMax = 1
+	// While one commits, another may begin; what comes then gathers. With one alone, everything waits out each of its syncs, and
+	// one that takes long is felt by all partitions.
+	transactionsMax = 2
 	// transactionSpan is how long a transaction of several partitions may be expected to take. Their syncs are what is saved, a few
 	// milliseconds; partitions whose statements take longer than that are better off beside each other.
 	transactionSpan = 20 * time.Millisecond

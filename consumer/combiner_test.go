@@ -63,6 +63,7 @@ func inBubble(t *testing.T, run func(b *bubble)) {
 		b := &bubble{t: t, store: &heldStore{}, cut: map[int32]context.CancelFunc{}, ended: map[int32]error{}}
 		o := Options{Clock: clock.Real{}, BatchRecords: 100, BatchBytes: 1 << 20}
 		b.c = newCombiner(b.store, &b.turns, &o, newMetrics())
+		b.c.g.conf.transactions = 1
 		run(b)
 		synctest.Wait()
 		b.c.wg.Wait()
