@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/outrelay/outrelay/internal/loopback"
 )
 
 // Process is outrelay in a process of its own, restarted on the same data directory. One goroutine at a time starts and ends it; its counters
@@ -43,27 +44,18 @@ type Process struct {
 const readyMax = 60 * time.Second
 
 // NewProcess returns a process that does not run yet, with free addresses of the loopback.
-func NewProcess(ctx context.Context, binary, dir string, env ...string) (*Process, error) {
+func NewProcess(binary, dir string, env ...string) (*Process, error) {
 	p := &Process{Binary: binary, Dir: dir, Env: env}
+	for _, addr := range []*string{&p.Kafka, &p.HTTP} {
+		port, err := loopback.FreePort()
+		if err != nil {
+			return nil, err
+		}
+		*addr = loopback.Addr(port)
+	}
 	var err error
-	if p.Kafka, err = freeAddr(ctx); err != nil {
-		return nil, err
-	}
-	if p.HTTP, err = freeAddr(ctx); err != nil {
-		return nil, err
-	}
 	p.log, err = os.Create(filepath.Join(dir, "outrelay.log"))
 	return p, err
-}
-
-func freeAddr(ctx context.Context) (string, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // Start runs outrelay and waits until every role works; it returns how long that took.
@@ -219,6 +211,24 @@ func (c *Process) Tail() string {
 		return ""
 	}
 	return string(b[max(0, len(b)-4000):])
+}
+
+// Stacks ends outrelay by SIGQUIT, and returns what it then says of its goroutines, for a test that failed because nothing happens any more.
+func (c *Process) Stacks() string {
+	before, err := os.Stat(c.log.Name())
+	if err != nil || c.cmd == nil || !c.Running() || c.Signal(syscall.SIGQUIT) != nil {
+		return ""
+	}
+	select {
+	case err := <-c.done:
+		c.done <- err
+	case <-time.After(5 * time.Second):
+	}
+	b, err := os.ReadFile(c.log.Name())
+	if err != nil {
+		return ""
+	}
+	return string(b[before.Size():])
 }
 
 // Status fills into with what /status says.

@@ -90,7 +90,7 @@ func (w *World) SetUp(ctx context.Context, binary string) error {
 		return err
 	}
 	var err error
-	w.Process, err = NewProcess(ctx, binary, w.Dir, w.Env()...)
+	w.Process, err = NewProcess(binary, w.Dir, w.Env()...)
 	return err
 }
 

@@ -19,6 +19,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/outrelay/outrelay/internal/loopback"
 )
 
 // KafkaVersion is the Apache Kafka that tests and benchmarks run; scripts/install-deps kafka fetches its jars.
@@ -47,7 +49,7 @@ type KafkaListener struct {
 // FreePort returns a port of the loopback that nobody listens on.
 func FreePort(tb TB) int {
 	tb.Helper()
-	port, err := freePort()
+	port, err := loopback.FreePort()
 	if err != nil {
 		tb.Fatalf("testenv: %v", err)
 	}
@@ -152,7 +154,7 @@ func javaProgram() (string, error) {
 }
 
 // Addr returns the server's address, host:port on loopback.
-func (k *Kafka) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(k.port)) }
+func (k *Kafka) Addr() string { return loopback.Addr(k.port) }
 
 // Pid returns the server's process id, 0 while it is stopped.
 func (k *Kafka) Pid() int {
@@ -181,11 +183,11 @@ func (k *Kafka) properties() string { return k.Path("server.properties") }
 func (k *Kafka) setUp(ctx context.Context) error {
 	var err error
 	if k.port = k.opts.Port; k.port == 0 {
-		if k.port, err = freePort(); err != nil {
+		if k.port, err = loopback.FreePort(); err != nil {
 			return err
 		}
 	}
-	if k.controller, err = freePort(); err != nil {
+	if k.controller, err = loopback.FreePort(); err != nil {
 		return err
 	}
 	tmpl, err := k.template(ctx)

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/outrelay/outrelay/internal/loopback"
 )
 
 // Start starts a stopped or killed server on the same port and data, and waits until it answers.
@@ -109,10 +111,10 @@ func (k *Kafka) template(ctx context.Context) (string, error) {
 func (k *Kafka) makeTemplate(ctx context.Context, dir string) error {
 	t := &Kafka{opts: KafkaOptions{StartTimeout: k.opts.StartTimeout}, java: k.java, libs: k.libs, dir: dir}
 	var err error
-	if t.port, err = freePort(); err != nil {
+	if t.port, err = loopback.FreePort(); err != nil {
 		return err
 	}
-	if t.controller, err = freePort(); err != nil {
+	if t.controller, err = loopback.FreePort(); err != nil {
 		return err
 	}
 	if err := t.writeConfig(); err != nil {

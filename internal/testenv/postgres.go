@@ -6,8 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outrelay/outrelay/internal/loopback"
 )
 
 // PostgresOptions says how a server is set up. The zero value is a server for logical replication that syncs to disk.
@@ -110,7 +110,7 @@ func (p *Postgres) Data() string { return filepath.Join(p.dir, "data") }
 func (p *Postgres) BinDir() string { return p.bin }
 
 // Addr returns the server's address, host:port on loopback.
-func (p *Postgres) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port)) }
+func (p *Postgres) Addr() string { return loopback.Addr(p.port) }
 
 // DSN returns a connection string for the superuser in the database db.
 func (p *Postgres) DSN(db string) string { return p.DSNAs(db, "postgres", "") }
@@ -162,7 +162,7 @@ func (p *Postgres) setUp(ctx context.Context) error {
 			return err
 		}
 	}
-	port, err := freePort()
+	port, err := loopback.FreePort()
 	if err != nil {
 		return err
 	}
@@ -289,7 +289,7 @@ func (p *Postgres) start(ctx context.Context) error {
 			p.started = p.started || err == nil
 			return err
 		}
-		if p.port, err = freePort(); err != nil {
+		if p.port, err = loopback.FreePort(); err != nil {
 			return err
 		}
 		if err := p.writeConfig(); err != nil {
@@ -376,22 +376,6 @@ func copyDir(ctx context.Context, from, to string) error {
 		return fmt.Errorf("copy of %s: %w: %s", from, err, out)
 	}
 	return nil
-}
-
-// freePort returns a port below the range the kernel takes for outgoing connections, so that a stopped server finds its port free
-// when it starts again.
-func freePort() (int, error) {
-	var last error
-	for range 100 {
-		port := 12000 + rand.IntN(20000)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			last = err
-			continue
-		}
-		return port, l.Close()
-	}
-	return 0, fmt.Errorf("no free port: %w", last)
 }
 
 func tail(s string, n int) string {

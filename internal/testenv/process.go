@@ -18,7 +18,9 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	started := make(chan error, 1)
 	go func() {
 		// The kernel sends Pdeathsig when the thread that forked ends, so that thread stays until the server has ended.
+		// It must not end with this goroutine either: it may have forked somebody else's child before, who would get that one's signal.
 		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		if err == nil {
 			proc.pid = cmd.Process.Pid

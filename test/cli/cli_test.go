@@ -104,7 +104,7 @@ func startLog(t *testing.T) *demo.Process {
 	if err := os.WriteFile(filepath.Join(dir, "outrelay.yaml"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, err := demo.NewProcess(t.Context(), binary(t), dir)
+	p, err := demo.NewProcess(binary(t), dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ const secureFile = `broker:
 func secureLog(t *testing.T) (p *demo.Process, dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	p, err := demo.NewProcess(t.Context(), binary(t), dir, "ADMIN_PASSWORD=CANARY_admin")
+	p, err := demo.NewProcess(binary(t), dir, "ADMIN_PASSWORD=CANARY_admin")
 	if err != nil {
 		t.Fatal(err)
 	}

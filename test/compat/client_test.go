@@ -63,7 +63,7 @@ func startBroker(t *testing.T, config string) *demo.Process {
 	if err := os.WriteFile(filepath.Join(dir, "outrelay.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, err := demo.NewProcess(t.Context(), binary(t), dir)
+	p, err := demo.NewProcess(binary(t), dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,7 +139,7 @@ func newSidecar(t *testing.T) *sidecar {
 		return newSidecarOfKafka(t, w)
 	}
 	dir := t.TempDir()
-	log, err := demo.NewProcess(t.Context(), binary(t, false), dir)
+	log, err := demo.NewProcess(binary(t, false), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func (s *sidecar) second() *demo.Process {
 	s.t.Helper()
 	dir := s.t.TempDir()
 	writeConfig(s.t, dir, s.Config)
-	p, err := demo.NewProcess(s.t.Context(), s.Process.Binary, dir, s.Env()...)
+	p, err := demo.NewProcess(s.Process.Binary, dir, s.Env()...)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -131,10 +131,11 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		w.Process.Env = []string{"SHOP_DSN=" + shop, "WAREHOUSE_DSN=" + o.proxy(warehouse)}
 	}
 	t.Cleanup(func() {
-		w.Process.Close()
 		if t.Failed() {
 			t.Logf("the end of outrelay's log:\n%s", w.Process.Tail())
+			t.Logf("its goroutines:\n%s", w.Process.Stacks())
 		}
+		w.Process.Close()
 	})
 	return w
 }
