@@ -132,6 +132,24 @@ func TestVerify_findsEveryFlip(t *testing.T) {
 	}
 }
 
+// TestVerify_findsAnotherEpoch: batches of another leader epoch than the checkpoint knows are named by Verify as by the reads that refuse them.
+func TestVerify_findsAnotherEpoch(t *testing.T) {
+	t.Parallel()
+	b, st, _ := damaged(t)
+	st.Epochs = append(st.Epochs[:1:1], segment.Epoch{Epoch: st.Epochs[0].Epoch + 1, Start: 24})
+	log, err := segment.Open(b.fs, dir, st, b.o)
+	b.must(err)
+	defer log.Close()
+	for what, err := range map[string]error{"Verify": log.Verify(), "Scrub": log.Scrub(func(int64) error { return nil })} {
+		if !errors.Is(err, segment.ErrCorrupt) || !strings.Contains(err.Error(), seg1+".log at byte 0, offset 24: leader epoch") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := log.Read(24, log.NextOffset(), 1<<20, true); !errors.Is(err, segment.ErrCorrupt) {
+		t.Errorf("Read: %v", err)
+	}
+}
+
 func TestOpen_refuses(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

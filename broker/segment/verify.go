@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Verify reads everything and checks every batch's CRC and frame, that offsets ascend and stay within their segments, and that the indexes agree with
-// the log. It returns what is wrong, one error per segment, each wrapping ErrCorrupt with file and byte; the file behind the byte is
+// Verify reads everything and checks every batch's CRC and frame, that offsets ascend and stay within their segments, that leader epochs are those the
+// log knows, and that the indexes agree with the log. It returns what is wrong, one error per segment, each wrapping ErrCorrupt with file and byte; the file behind the byte is
 // then not checked further. It changes nothing and may run beside everything else.
 func (l *Log) Verify() error {
 	l.mu.Lock()
@@ -75,7 +75,7 @@ func (l *Log) verify(s *segment, size int64, sum *uint32, pace func(int64) error
 		return err
 	}
 	x := indexer{}
-	sc := newScanner(f, 0, size, s.base, s.limit.Load())
+	sc, epochs := newScanner(f, 0, size, s.base, s.limit.Load()), l.knownEpochs()
 	for {
 		h, pos, ok, err := sc.header()
 		if err != nil {
@@ -90,6 +90,9 @@ func (l *Log) verify(s *segment, size int64, sum *uint32, pace func(int64) error
 			if err := pace(size); err != nil {
 				return err
 			}
+		}
+		if epoch, known := epochAt(epochs, offset); known && epoch != h.LeaderEpoch() {
+			return sc.corrupt(pos, "leader epoch %d, the checkpoint says %d", h.LeaderEpoch(), epoch)
 		}
 		if _, err := sc.body(pos, size); err != nil {
 			return err
