@@ -1,4 +1,5 @@
-// Package loopback finds free ports on 127.0.0.1 for servers that are stopped and started again on the same one.
+// Package loopback finds free ports on 127.0.0.1 for servers that are stopped and started again on the same one. It never keeps a port: whoever asks
+// listens on it himself, soon.
 package loopback
 
 import (
