@@ -114,12 +114,21 @@ func configPairs(list []string) (map[string]*string, error) {
 	return m, nil
 }
 
+// noTopicConfig refuses a topic's config where the name of outrelay's file belongs: Kafka's own tools call it --config.
+func (a *app) noTopicConfig(*cobra.Command, []string) error {
+	if name, _, ok := strings.Cut(a.file, "="); ok {
+		return usageError{fmt.Errorf("--config names outrelay's file; a config of the topic is set with --set %s=…", name)}
+	}
+	return nil
+}
+
 func topicsCreate(a *app) *cobra.Command {
 	var partitions int32
 	var configs []string
 	c := &cobra.Command{
 		Use: "create TOPIC...", Short: "Create topics", Args: cobra.MinimumNArgs(1),
-		Example: "  outrelay topics create orders --partitions 16 --config retention.ms=86400000",
+		Example: "  outrelay topics create orders --partitions 16 --set retention.ms=86400000",
+		PreRunE: a.noTopicConfig,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pairs, err := configPairs(configs)
 			if err != nil {
@@ -141,7 +150,7 @@ func topicsCreate(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().Int32Var(&partitions, "partitions", -1, "number of partitions (-1: the broker's default)")
-	c.Flags().StringArrayVar(&configs, "config", nil, "topic config name=value; may be repeated")
+	c.Flags().StringArrayVar(&configs, "set", nil, "topic config name=value; may be repeated")
 	return c
 }
 
@@ -152,7 +161,8 @@ func topicsAlter(a *app) *cobra.Command {
 		Use: "alter TOPIC", Short: "Set or unset configs, or add partitions", Args: cobra.ExactArgs(1),
 		Long: `Sets or unsets configs of a topic, or raises its number of partitions. More partitions move keys to other partitions: the order of events of
 one key holds within the old and within the new ones, not across.`,
-		Example: "  outrelay topics alter orders --config retention.ms=3600000\n  outrelay topics alter orders --unset retention.ms\n  outrelay topics alter orders --partitions 32",
+		Example: "  outrelay topics alter orders --set retention.ms=3600000\n  outrelay topics alter orders --unset retention.ms\n  outrelay topics alter orders --partitions 32",
+		PreRunE: a.noTopicConfig,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pairs, err := configPairs(set)
 			if err != nil {
@@ -166,14 +176,14 @@ one key holds within the old and within the new ones, not across.`,
 				changes = append(changes, kadm.AlterConfig{Op: kadm.DeleteConfig, Name: k})
 			}
 			if len(changes) == 0 && partitions == 0 {
-				return usageError{fmt.Errorf("nothing to alter: say --config, --unset or --partitions")}
+				return usageError{fmt.Errorf("nothing to alter: say --set, --unset or --partitions")}
 			}
 			return a.admin(cmd.Context(), func(ctx context.Context, adm *kadm.Client) error {
 				return alterTopic(ctx, adm, args[0], changes, partitions)
 			})
 		},
 	}
-	c.Flags().StringArrayVar(&set, "config", nil, "set name=value; may be repeated")
+	c.Flags().StringArrayVar(&set, "set", nil, "topic config name=value; may be repeated")
 	c.Flags().StringArrayVar(&unset, "unset", nil, "back to the default; may be repeated")
 	c.Flags().IntVar(&partitions, "partitions", 0, "new number of partitions, larger than now")
 	return c

@@ -152,6 +152,8 @@ func TestExitCodes(t *testing.T) {
 		{"broken file", "run -c " + broken, 2, "did you mean publication?"},
 		{"bad target", "groups reset g --to yesterday", 2, "write earliest, latest, a time"},
 		{"bad start", "consume t --from yesterday --kafka 127.0.0.1:1", 2, "write earliest, latest, or a time"},
+		{"a topic's config as Kafka's tools name it", "topics alter t --config retention.ms=1 --kafka 127.0.0.1:1", 2, "a config of the topic is set with --set retention.ms=…"},
+		{"a file for a verb of topics", "topics create t --set retention.ms=1 -c none.yaml", 2, "none.yaml: there is no such file"},
 		{"no process", "status --http 127.0.0.1:1", 3, "[no-process]"},
 		{"no log", "topics list --kafka 127.0.0.1:1", 3, "[log-unreachable]"},
 		{"data directory is a file", "run --log-only --data /dev/null/x --http-listen 127.0.0.1:0 --kafka-listen 127.0.0.1:0", 3, "[data-dir]"},

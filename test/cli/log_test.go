@@ -33,13 +33,13 @@ func TestTopics_liveAndDie(t *testing.T) {
 	at := []string{"--kafka", log.Kafka}
 	outrelay := func(args ...string) string { t.Helper(); return call{}.ok(t, append(args, at...)...) }
 
-	if out := outrelay("topics", "create", "one", "two", "--partitions", "4", "--config", "retention.ms=60000"); !strings.Contains(out, "topic one: created with 4 partitions") {
+	if out := outrelay("topics", "create", "one", "two", "--partitions", "4", "--set", "retention.ms=60000"); !strings.Contains(out, "topic one: created with 4 partitions") {
 		t.Error(out)
 	}
 	if r := (call{}).run(t, append([]string{"topics", "create", "one"}, at...)...); r.code == 0 || !strings.Contains(r.stderr, "TOPIC_ALREADY_EXISTS") {
 		t.Errorf("exit code %d: %s", r.code, r.stderr)
 	}
-	if r := (call{}).run(t, append([]string{"topics", "create", "bad", "--config", "retention.ms=soon"}, at...)...); r.code == 0 || !strings.Contains(r.stderr, "INVALID_CONFIG") {
+	if r := (call{}).run(t, append([]string{"topics", "create", "bad", "--set", "retention.ms=soon"}, at...)...); r.code == 0 || !strings.Contains(r.stderr, "INVALID_CONFIG") {
 		t.Errorf("exit code %d: %s", r.code, r.stderr)
 	}
 	var list []struct {
@@ -56,7 +56,7 @@ func TestTopics_liveAndDie(t *testing.T) {
 		t.Error(text)
 	}
 
-	outrelay("topics", "alter", "one", "--config", "retention.ms=120000", "--partitions", "6")
+	outrelay("topics", "alter", "one", "--set", "retention.ms=120000", "--partitions", "6")
 	var d struct {
 		Name    string
 		Configs map[string]string
