@@ -56,14 +56,14 @@ func binary(t *testing.T) string {
 	return build.path
 }
 
-// startBroker runs the log alone, in a process of its own, with the configuration given.
-func startBroker(t *testing.T, config string) *demo.Process {
+// startBroker runs the log alone, in a process of its own, with the configuration and the environment given.
+func startBroker(t *testing.T, config string, env ...string) *demo.Process {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "outrelay.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, err := demo.NewProcess(binary(t), dir)
+	p, err := demo.NewProcess(binary(t), dir, env...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,3 +121,16 @@ func TestKafkaJS(t *testing.T) {
 	t.Parallel()
 	client(t, "kafkajs").talk(nodeClient(t, "kafkajs.cjs"))
 }
+
+func TestPlatformatic(t *testing.T) {
+	onlyFull(t)
+	t.Parallel()
+	client(t, "@platformatic/kafka").talk(nodeClient(t, "platformatic.cjs"))
+}
+
+func TestKafkaPython(t *testing.T) {
+	onlyFull(t)
+	t.Parallel()
+	c := client(t, "kafka-python")
+	c.talk(exec.Command(cache(t, "python", "bin", "python"), here(t, "python", "kafkapython.py")))
+}
