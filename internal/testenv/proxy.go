@@ -64,6 +64,7 @@ type activeRule struct {
 type proxyConn struct {
 	client, server net.Conn
 	cut            bool // guarded by Proxy.mu
+	muted          bool // guarded by Proxy.mu: what the server still says does not reach the client
 }
 
 // StartProxy returns a proxy before target (host:port) that ends with the test.
@@ -233,6 +234,9 @@ func (p *Proxy) admit(c *proxyConn, d Direction, b []byte, kept *[]byte) ([]byte
 	for p.stall[d] && !c.cut && !p.closed {
 		p.cond.Wait()
 	}
+	if c.muted && d == ToClient {
+		return nil, nil
+	}
 	longest := 1
 	for i, r := range p.rules {
 		longest = max(longest, len(r.Pattern))
@@ -258,6 +262,8 @@ func (p *Proxy) admit(c *proxyConn, d Direction, b []byte, kept *[]byte) ([]byte
 			action := r.Action
 			if action == CutBefore {
 				b = b[:max(0, at-len(*kept))]
+			} else if d == ToServer {
+				c.muted = true // from before the server can answer: its answer would race with the cut
 			}
 			p.passed[d] += int64(len(b))
 			return b, &action
