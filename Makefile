@@ -18,7 +18,7 @@ FUZZTIME ?= 2s
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build build-failpoints deps deps-kafka deps-clients compat kafka demo check test test-unit test-system fuzz-short fuzz soak compat-kafka lint lint-full schema \
+.PHONY: help build build-failpoints deps deps-mysql deps-kafka deps-clients compat kafka demo check test test-unit test-system fuzz-short fuzz soak compat-kafka lint lint-full schema \
         bench-relay bench-latency bench-sink bench-log clean
 
 help: ## list the targets
@@ -32,8 +32,11 @@ build-failpoints: ## build the binary that tests can crash at named points
 	@mkdir -p bin
 	$(GO) build -tags failpoints -o $(BINFP) ./cmd/outrelay
 
-deps: ## install what the tests need: PostgreSQL, kcat
+deps: ## install what the tests need: PostgreSQL, MariaDB, kcat
 	@scripts/install-deps
+
+deps-mysql: ## unpack a MySQL server into the user's cache (once)
+	@scripts/install-deps mysql
 
 deps-kafka: ## install Java and Maven where they are missing, and fetch Apache Kafka's jars (once)
 	@scripts/install-deps kafka
@@ -50,7 +53,7 @@ demo: build ## run the main job for 30 s, with crashes, and count from outside
 check: lint ## lint and unit tests, for the day's work
 	$(GO) test -short $(UNIT)
 
-test: deps deps-kafka deps-clients lint test-unit test-system fuzz-short ## every test but the long ones
+test: deps deps-mysql deps-kafka deps-clients lint test-unit test-system fuzz-short ## every test but the long ones
 
 test-unit: ## unit, property, crash and conformance tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(WHOLE)
