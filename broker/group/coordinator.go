@@ -86,6 +86,7 @@ type Coordinator struct {
 
 	writing   map[uint64]func(now time.Time, err *kerr.Error)
 	lastWrite uint64
+	shrunk    []*group // have lost members since the last Take, or while that was written
 	eff       Effects
 }
 

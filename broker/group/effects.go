@@ -36,6 +36,7 @@ type Client struct{ ID, Host string }
 
 // Take returns the effects gathered since the last Take and forgets them.
 func (c *Coordinator) Take() Effects {
+	c.flushGone()
 	e := c.eff
 	c.eff = Effects{}
 	return e

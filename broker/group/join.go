@@ -196,7 +196,7 @@ func (c *Coordinator) takeSeat(now time.Time, g *group, m *member, id string, cl
 	}
 	// Durable before the answer: after a restart the new id must be the one that is known, and the old one fenced.
 	generation := g.generation
-	c.write(c.groupWrite(now, g, true), func(now time.Time, err *kerr.Error) {
+	c.write(groupWrite(g), func(now time.Time, err *kerr.Error) {
 		if g.state != stable || g.generation != generation || g.byID[id] != m || m.joinTo == nil {
 			return // fenced, removed or in a rebalance meanwhile: answered then or with it
 		}
@@ -300,7 +300,7 @@ func (c *Coordinator) completeJoin(now time.Time, g *group) {
 	if len(g.members) == 0 {
 		g.protocol = ""
 		g.become(now, empty)
-		c.write(c.groupWrite(now, g, false), func(time.Time, *kerr.Error) {})
+		c.writeGone(g, notTold)
 		return
 	}
 	g.protocol = g.choose()
@@ -345,6 +345,9 @@ func (c *Coordinator) dropMember(now time.Time, g *group, m *member) {
 	c.answerSync(m, errSync(kerr.UnknownMemberID))
 	c.removeMember(g, m)
 	c.afterLeave(now, g)
+	if !m.isNew {
+		c.writeGone(g, notTold)
+	}
 }
 
 func (c *Coordinator) afterLeave(now time.Time, g *group) {

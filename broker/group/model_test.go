@@ -14,7 +14,8 @@ import (
 
 // TestModel_groups runs members against the coordinator while writes are delayed, fail and are lost in crashes, and clocks run. The
 // coordinator checks its own invariants (G2–G5) at every step; the model checks that every request is answered once, that no partition has two
-// owners in one generation, that acknowledged offsets are found, and that the group settles once it is left alone.
+// owners in one generation, that acknowledged offsets are found, that who was told that it has left is not brought back, and that the group settles
+// once it is left alone.
 func TestModel_groups(t *testing.T) {
 	t.Parallel()
 	seeds := 100
@@ -56,6 +57,8 @@ type groupModel struct {
 	acked   int64 // the largest offset whose commit was acknowledged
 	sent    int64
 	commits map[int]int64
+	leaves  map[int]string  // member ids that ask to leave
+	left    map[string]bool // those that were told that they have
 }
 
 func newGroupModel(t *testing.T, seed uint64) *groupModel {
@@ -65,7 +68,7 @@ func newGroupModel(t *testing.T, seed uint64) *groupModel {
 	}
 	m := &groupModel{
 		script: newScript(o), t: t, rnd: rand.New(rand.NewPCG(seed, 2)), open: map[int]*client{}, offers: map[string]map[string]bool{},
-		commits: map[int]int64{},
+		commits: map[int]int64{}, leaves: map[int]string{}, left: map[string]bool{},
 	}
 	m.hold = true
 	for i := range 5 {
@@ -100,7 +103,9 @@ func (m *groupModel) step() {
 			l := kmsg.NewPtrLeaveGroupRequest()
 			l.Version, l.Group = 5, "g"
 			l.Members = []kmsg.LeaveGroupRequestMember{{MemberID: c.id}}
-			m.c.Leave(m.now, l, m.ask(c))
+			call := m.ask(c)
+			m.leaves[call] = c.id
+			m.c.Leave(m.now, l, call)
 			c.state, c.id = "", ""
 		}
 	}
@@ -212,6 +217,12 @@ func (m *groupModel) crash() {
 		}
 	}
 	clear(m.commits)
+	clear(m.leaves)
+	for _, dm := range m.c.Describe("g", 5).Members {
+		if m.left[dm.MemberID] {
+			m.t.Errorf("%s is back: it was told that it has left", dm.MemberID)
+		}
+	}
 	r := kmsg.NewOffsetFetchRequestGroup()
 	r.Group, r.Topics = "admin", []kmsg.OffsetFetchRequestGroupTopic{{Topic: "t", Partitions: []int32{0}}}
 	if got := m.c.FetchOffsets(&r, true, m.known).Topics[0].Partitions[0].Offset; m.acked > 0 && got < m.acked {
@@ -230,6 +241,9 @@ func (m *groupModel) effects() {
 				m.acked = max(m.acked, o)
 			}
 			continue
+		}
+		if l, ok := r.Response.(*kmsg.LeaveGroupResponse); ok && l.ErrorCode == 0 && l.Members[0].ErrorCode == 0 {
+			m.left[m.leaves[id]] = true
 		}
 		if c := m.open[id]; c != nil {
 			delete(m.open, id)

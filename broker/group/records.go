@@ -1,10 +1,6 @@
 package group
 
-import (
-	"time"
-
-	"github.com/twmb/franz-go/pkg/kmsg"
-)
+import "github.com/twmb/franz-go/pkg/kmsg"
 
 func groupKey(name string) []byte {
 	k := kmsg.GroupMetadataKey{Version: 2, Group: name}
@@ -30,8 +26,8 @@ func offsetRecord(group string, tp TopicPartition, o offset) Record {
 	return Record{Key: offsetKey(group, tp), Value: v.AppendTo(nil)}
 }
 
-// groupWrite is the group's metadata as a write; assigned says whether assignments are part of it.
-func (c *Coordinator) groupWrite(now time.Time, g *group, assigned bool) Write {
+// groupWrite is the group's metadata as a write.
+func groupWrite(g *group) Write {
 	v := kmsg.NewGroupMetadataValue()
 	v.Version, v.ProtocolType, v.Generation = 3, g.protocolType, g.generation
 	v.Protocol, v.Leader = orNil(g.protocol), orNil(g.leader)
@@ -41,7 +37,7 @@ func (c *Coordinator) groupWrite(now time.Time, g *group, assigned bool) Write {
 		mm.MemberID, mm.InstanceID, mm.ClientID, mm.ClientHost = m.id, orNil(m.instance), m.client.ID, m.client.Host
 		mm.RebalanceTimeoutMillis, mm.SessionTimeoutMillis = int32(m.rebalance.Milliseconds()), int32(m.sessionFor.Milliseconds())
 		mm.Subscription, mm.Assignment = m.metadata(g.protocol), []byte{}
-		if assigned && m.assignment != nil {
+		if m.assignment != nil {
 			mm.Assignment = m.assignment
 		}
 		v.Members = append(v.Members, mm)

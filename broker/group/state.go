@@ -54,6 +54,7 @@ type group struct {
 	joined    bool  // someone joined during the current delay
 	delayLeft time.Duration
 	storing   bool // the assignment of this generation is being written
+	gone      leaving
 }
 
 // pendingMember is an id that was given out by KIP-394 and must be used before its session runs out.
@@ -118,6 +119,9 @@ func (c *Coordinator) restoreGroup(now time.Time, name string, meta *kmsg.GroupM
 	}
 	if meta.Leader != nil && g.byID[*meta.Leader] != nil {
 		g.leader = *meta.Leader
+	}
+	if meta.Leader == nil && len(g.members) > 0 { // see left.go
+		c.prepare(now, g)
 	}
 	return g
 }

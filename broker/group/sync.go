@@ -72,7 +72,7 @@ func (c *Coordinator) assign(now time.Time, g *group, as []kmsg.SyncGroupRequest
 	}
 	g.storing = true
 	generation := g.generation
-	c.write(c.groupWrite(now, g, true), func(now time.Time, err *kerr.Error) {
+	c.write(groupWrite(g), func(now time.Time, err *kerr.Error) {
 		if g.state != completing || g.generation != generation {
 			return // a rebalance came between; everybody was told
 		}
@@ -118,6 +118,7 @@ func (c *Coordinator) syncTimedOut(now time.Time, g *group) {
 	}
 	if dropped {
 		c.prepare(now, g)
+		c.writeGone(g, notTold)
 	}
 	g.check()
 }
@@ -197,19 +198,20 @@ func (c *Coordinator) Leave(now time.Time, req *kmsg.LeaveGroupRequest, to any) 
 		}
 		return
 	}
-	answer(c.leaveClassic(now, c.group(req.Group), members), nil)
+	c.leaveClassic(now, c.group(req.Group), members, answer)
 }
 
-// leaveClassic takes members out of a classic group, which may be nil.
-func (c *Coordinator) leaveClassic(now time.Time, g *group, members []kmsg.LeaveGroupRequestMember) []kmsg.LeaveGroupResponseMember {
+// leaveClassic takes members out of a classic group, which may be nil. The answer comes when a restart will not bring them back.
+func (c *Coordinator) leaveClassic(now time.Time, g *group, members []kmsg.LeaveGroupRequestMember, answer func([]kmsg.LeaveGroupResponseMember, *kerr.Error)) {
 	var out []kmsg.LeaveGroupResponseMember
-	left := false
+	left, known := false, false
 	for _, lm := range members {
 		e := kerr.UnknownMemberID
 		if g != nil {
-			var gone bool
-			gone, e = c.leave(g, lm)
-			left = left || gone
+			var m *member
+			m, e = c.leave(g, lm)
+			left = left || m != nil
+			known = known || m != nil && !m.isNew
 		}
 		out = append(out, kmsg.LeaveGroupResponseMember{MemberID: lm.MemberID, InstanceID: lm.InstanceID, ErrorCode: code(e)})
 	}
@@ -221,32 +223,36 @@ func (c *Coordinator) leaveClassic(now time.Time, g *group, members []kmsg.Leave
 	default:
 		c.maybeCompleteJoin(now, g) // it may have waited for a pending member only
 	}
-	return out
+	if !known {
+		answer(out, nil)
+		return
+	}
+	c.writeGone(g, func(err *kerr.Error) { answer(out, err) })
 }
 
-// leave takes one member out; gone says that it was a member, not only a pending id.
-func (c *Coordinator) leave(g *group, lm kmsg.LeaveGroupRequestMember) (gone bool, e *kerr.Error) {
+// leave takes one member out, and returns it; nil where it was only a pending id, or is unknown.
+func (c *Coordinator) leave(g *group, lm kmsg.LeaveGroupRequestMember) (*member, *kerr.Error) {
 	id := lm.MemberID
 	if id == "" && lm.InstanceID != nil { // an administrator frees a static seat
 		seat, ok := g.static[*lm.InstanceID]
 		if !ok {
-			return false, kerr.UnknownMemberID
+			return nil, kerr.UnknownMemberID
 		}
 		id = seat
 	}
 	if p := g.pending[id]; p != nil {
 		c.timers.stop(&p.session)
 		delete(g.pending, id)
-		return false, nil
+		return nil, nil
 	}
 	m, e := g.member(id, lm.InstanceID)
 	if e != nil {
-		return false, e
+		return nil, e
 	}
 	c.answerJoin(g, m, errJoin(kerr.UnknownMemberID, m.id))
 	c.answerSync(m, errSync(kerr.UnknownMemberID))
 	c.removeMember(g, m)
-	return true, nil
+	return m, nil
 }
 
 func (c *Coordinator) answerSync(m *member, r *kmsg.SyncGroupResponse) {
