@@ -83,6 +83,14 @@ func startBroker(t *testing.T, config string, env ...string) *demo.Process {
 // client starts a broker for one client, fills the topics that it is to read, and gives it a row of the table.
 func client(t *testing.T, name string) *subject {
 	t.Helper()
+	s := bareClient(t, name)
+	s.fill()
+	return s
+}
+
+// bareClient is client with an empty broker.
+func bareClient(t *testing.T, name string) *subject {
+	t.Helper()
 	s := &subject{t: t, row: results.add(name), broker: startBroker(t, "")}
 	var err error
 	if s.kafka, err = kgo.NewClient(kgo.SeedBrokers(s.broker.Kafka), kgo.ProducerLinger(0), kgo.RecordPartitioner(kgo.ManualPartitioner())); err != nil {
@@ -90,7 +98,6 @@ func client(t *testing.T, name string) *subject {
 	}
 	t.Cleanup(s.kafka.Close)
 	s.admin = kadm.NewClient(s.kafka)
-	s.fill()
 	return s
 }
 

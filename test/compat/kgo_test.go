@@ -2,6 +2,7 @@ package compat_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -12,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/outrelay/outrelay/internal/demo"
 	"github.com/outrelay/outrelay/internal/loopback"
+	"github.com/outrelay/outrelay/internal/testenv"
 )
 
 const (
@@ -58,7 +59,12 @@ func TestKgoSuite_brokerKilled(t *testing.T) {
 	r := results.add(fmt.Sprintf("franz-go's kgo suite, broker killed -9 after every %s", killedAfter))
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- killLoop(ctx, b) }()
+	go func() {
+		ended <- killLoop(ctx, b.Kill, func() error {
+			_, err := b.Start(ctx)
+			return err
+		})
+	}()
 	kgoSuite(t, r, "kgo.test", "KGO_SEEDS="+b.Kafka, fmt.Sprintf("KGO_TEST_RECORDS=%d", suiteRecords/5))
 	stop()
 	if err := <-ended; err != nil {
@@ -67,17 +73,37 @@ func TestKgoSuite_brokerKilled(t *testing.T) {
 	t.Logf("the broker was killed %d times", b.Restarts())
 }
 
-func killLoop(ctx context.Context, b *demo.Process) error {
+// The same with Apache Kafka in the broker's place, to know what of a failure above is the suite's or the protocol's: OUTRELAY_COMPAT=kafka.
+func TestKgoSuite_kafkaKilled(t *testing.T) {
+	if os.Getenv("OUTRELAY_COMPAT") != "kafka" {
+		t.Skip("shows another broker: runs with OUTRELAY_COMPAT=kafka")
+	}
+	k := testenv.StartKafka(t, testenv.KafkaOptions{Config: map[string]string{"group.consumer.min.heartbeat.interval.ms": "1000", "group.consumer.heartbeat.interval.ms": "1000"}})
+	r := results.add(fmt.Sprintf("Apache Kafka %s: franz-go's kgo suite, broker killed -9 after every %s", testenv.KafkaVersion, killedAfter))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	kills := 0
+	go func() { ended <- killLoop(ctx, func() error { kills++; return k.Kill9() }, k.Start) }()
+	kgoSuite(t, r, "kgo.test", "KGO_SEEDS="+k.Addr(), fmt.Sprintf("KGO_TEST_RECORDS=%d", suiteRecords/5))
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	t.Logf("the broker was killed %d times", kills)
+}
+
+// killLoop kills and starts a broker, over and over, until ctx ends.
+func killLoop(ctx context.Context, kill, start func() error) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(killedAfter):
 		}
-		if err := b.Kill(); err != nil {
+		if err := kill(); err != nil {
 			return err
 		}
-		if _, err := b.Start(ctx); err != nil && ctx.Err() == nil {
+		if err := start(); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
@@ -91,13 +117,16 @@ func kgoSuite(t *testing.T, r *row, program string, env ...string) {
 	r.version = moduleVersion(t, "github.com/twmb/franz-go")
 	ctx, cancel := context.WithTimeout(t.Context(), suiteMax+time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, cache(t, "kgo", program), "-test.v", "-test.timeout", suiteMax.String(), "-test.skip", leftOut(r))
+	cmd := exec.CommandContext(ctx, cache(t, "kgo", program), "-test.v", "-test.timeout", suiteMax.String(), "-test.skip", leftOut(r), "-test.run", os.Getenv("OUTRELAY_COMPAT_TESTS"))
 	cmd.Dir = cache(t, "kgo", "source", "pkg", "kgo") // one of its tests reads its source
-	cmd.Env = append(os.Environ(), append(env, "KGO_TEST_RF=1", "KGO_LOG_LEVEL=none")...)
+	cmd.Env = append(os.Environ(), append(env, "KGO_TEST_RF=1", "KGO_LOG_LEVEL="+cmp.Or(os.Getenv("KGO_LOG_LEVEL"), "none"))...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
+	if file := os.Getenv("OUTRELAY_COMPAT_OUTPUT"); file != "" {
+		_ = os.WriteFile(file, out.Bytes(), 0o644)
+	}
 	for _, m := range suiteLine.FindAllStringSubmatch(out.String(), -1) {
 		switch name := m[2]; m[1] {
 		case "PASS":
