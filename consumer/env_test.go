@@ -18,6 +18,7 @@ import (
 	"github.com/outrelay/outrelay/consumer"
 	"github.com/outrelay/outrelay/internal/testenv"
 	"github.com/outrelay/outrelay/sinks"
+	"github.com/outrelay/outrelay/sinks/handler"
 	"github.com/outrelay/outrelay/sinks/postgres"
 )
 
@@ -127,7 +128,7 @@ func (e *env) txnClient() *kgo.Client {
 func (e *env) sinkOptions() postgres.Options {
 	return postgres.Options{
 		ConnString: func(context.Context) (string, error) { return e.dsn, nil }, Owner: "test",
-		Handlers: map[string][]postgres.Statement{"*": {{SQL: "insert into effects (id, part, at, body) values (:id, :partition, :offset, :payload.body)", Place: "test.yaml:1"}}},
+		Handlers: map[string][]handler.Statement{"*": {{SQL: "insert into effects (id, part, at, body) values (:id, :partition, :offset, :payload.body)", Place: "test.yaml:1"}}},
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/outrelay/outrelay/consumer"
 	"github.com/outrelay/outrelay/internal/testenv"
 	"github.com/outrelay/outrelay/sinks"
+	"github.com/outrelay/outrelay/sinks/handler"
 	"github.com/outrelay/outrelay/sinks/postgres"
 )
 
@@ -243,7 +244,7 @@ func TestGroup_deadlocks(t *testing.T) {
 		k := []string{"(:offset::bigint * 7 + :partition::int) % 10", "9 - (:offset::bigint * 3 + :partition::int) % 10"}[i]
 		o.Sink = func(ctx context.Context) (sinks.OffsetStore, error) {
 			so := e.sinkOptions()
-			so.Handlers = map[string][]postgres.Statement{"*": {{SQL: "update totals set n = n + 1 where k = " + k}}}
+			so.Handlers = map[string][]handler.Statement{"*": {{SQL: "update totals set n = n + 1 where k = " + k}}}
 			return postgres.Open(ctx, so)
 		}
 		g, _ := e.start(o)

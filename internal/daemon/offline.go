@@ -17,6 +17,7 @@ import (
 	"github.com/outrelay/outrelay/internal/kafka"
 	"github.com/outrelay/outrelay/relay"
 	"github.com/outrelay/outrelay/sinks"
+	"github.com/outrelay/outrelay/sinks/handler"
 	sinkpg "github.com/outrelay/outrelay/sinks/postgres"
 )
 
@@ -31,7 +32,7 @@ func ValidateHandlers(c *config.Config) (config.Problems, error) {
 	for _, name := range names {
 		for typ, list := range c.Consumers[name].Handle {
 			for _, st := range list {
-				err := sinkpg.Validate(map[string][]sinkpg.Statement{typ: {{SQL: st.SQL}}})
+				_, err := handler.Compile(handler.PostgreSQL, map[string][]handler.Statement{typ: {{SQL: st.SQL}}})
 				if err == nil {
 					continue
 				}

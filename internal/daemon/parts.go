@@ -14,6 +14,7 @@ import (
 	"github.com/outrelay/outrelay/internal/run"
 	"github.com/outrelay/outrelay/relay"
 	"github.com/outrelay/outrelay/sinks"
+	"github.com/outrelay/outrelay/sinks/handler"
 	sinkpg "github.com/outrelay/outrelay/sinks/postgres"
 	"github.com/outrelay/outrelay/sources"
 	sourcepg "github.com/outrelay/outrelay/sources/postgres"
@@ -118,10 +119,10 @@ func (d *Daemon) SinkOptions(name, owner string) (sinkpg.Options, error) {
 	if !ok {
 		return sinkpg.Options{}, fmt.Errorf("no consumer %q in %s: %w", name, d.c.File(), outrelay.ErrConfig)
 	}
-	handlers := map[string][]sinkpg.Statement{}
+	handlers := map[string][]handler.Statement{}
 	for typ, list := range g.Handle {
 		for _, st := range list {
-			handlers[typ] = append(handlers[typ], sinkpg.Statement{SQL: st.SQL, Place: fmt.Sprintf("%s:%d", d.c.File(), st.Pos.Line)})
+			handlers[typ] = append(handlers[typ], handler.Statement{SQL: st.SQL, Place: fmt.Sprintf("%s:%d", d.c.File(), st.Pos.Line)})
 		}
 	}
 	return sinkpg.Options{

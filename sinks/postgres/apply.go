@@ -1,29 +1,24 @@
 package postgres
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/failpoint"
 	"github.com/outrelay/outrelay/sinks"
+	"github.com/outrelay/outrelay/sinks/handler"
+	"github.com/outrelay/outrelay/sinks/sqlsink"
 )
 
 // call is one statement to run for one record.
 type call struct {
-	st     *statement
-	h      *handler
-	batch  int // index into the batches
-	record int // index into the batch's records
-	from   int // its values are conn.values[from : from+len(st.params)]
+	handler.Call
+	from int // its values are conn.values[from : from+len(Statement.Params)]
 }
 
 // Apply implements sinks.Sink. See the package comment for how the batch stays whole.
@@ -38,57 +33,32 @@ func (s *Sink) Apply(ctx context.Context, b sinks.Batch) error {
 
 // ApplyAll implements sinks.MultiApplier.
 func (s *Sink) ApplyAll(ctx context.Context, bs []sinks.Batch) error {
-	order, err := moveOrder(bs)
+	order, err := sqlsink.MoveOrder(bs)
 	if err != nil {
 		return err
 	}
-	c, err := s.acquire(ctx)
+	l, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
+	c := l.Conn
 	c.batches, c.order = bs, order
 	if err := c.bind(s.handlers); err != nil {
-		s.release(c, false)
+		s.pool.Release(l, false)
 		return err
 	}
 	err = c.run(ctx)
 	broken := c.pg.IsClosed()
-	var fault *applyError
+	var fault *sqlsink.ApplyError
 	if errors.As(err, &fault) {
-		broken = broken || fault.broken
-		err = fault.err
+		broken = broken || fault.Broken
+		err = fault.Err
 	}
 	if !broken && c.pg.TxStatus() != 'I' {
 		broken = !c.rollback()
 	}
-	s.release(c, broken)
+	s.pool.Release(l, broken)
 	return err
-}
-
-// moveOrder is the order in which the batches' offsets are moved: the same for every owner, so that an old one and a new one never wait for
-// each other's rows in a circle. (At READ COMMITTED an old one does not wait: its epoch no longer matches. At other levels its snapshot may.)
-func moveOrder(bs []sinks.Batch) ([]int, error) {
-	order := make([]int, len(bs))
-	for i := range bs {
-		if b := &bs[i]; b.From > b.Next || b.Claim.Next < -1 {
-			return nil, fmt.Errorf("BUG: batch [%d, %d)", b.From, b.Next)
-		}
-		order[i] = i
-	}
-	slices.SortFunc(order, func(i, j int) int { return comparePartitions(&bs[i].Claim, &bs[j].Claim) })
-	for n := 1; n < len(order); n++ {
-		if a, b := &bs[order[n-1]].Claim, &bs[order[n]].Claim; comparePartitions(a, b) == 0 {
-			return nil, fmt.Errorf("BUG: two batches of %s/%d in one transaction", a.Partition.Topic, a.Partition.Partition)
-		}
-	}
-	return order, nil
-}
-
-func comparePartitions(a, b *sinks.Claim) int {
-	return cmp.Or(
-		cmp.Compare(a.Partition.LogID, b.Partition.LogID), cmp.Compare(a.Group, b.Group),
-		bytes.Compare(a.Partition.TopicID[:], b.Partition.TopicID[:]), cmp.Compare(a.Partition.Partition, b.Partition.Partition),
-	)
 }
 
 // rollback ends the failed transaction; false means that the connection is of no more use.
@@ -101,100 +71,32 @@ func (c *conn) rollback() bool {
 
 // bind computes the statements and values of all batches before anything is sent: a payload that cannot be bound then costs
 // no transaction.
-func (c *conn) bind(hs *handlers) error {
-	c.calls, c.values, c.arena = c.calls[:0], c.values[:0], c.arena[:0]
-	for bi := range c.batches {
-		records := c.batches[bi].Records
-		for i := range records {
-			r := &records[i]
-			h := hs.of(r)
-			if h == nil {
-				continue
-			}
-			if err := c.bindRecord(h, r, bi, i); err != nil {
-				return &sinks.BatchError{Index: bi, Err: &sinks.RecordError{Record: *r, Handler: h.name, Err: err}}
-			}
-		}
-	}
-	return nil
-}
-
-func (c *conn) bindRecord(h *handler, r *sinks.Record, batch, index int) error {
-	if h.slots > 0 {
-		if cap(c.slots) < h.slots {
-			c.slots = make([][]byte, h.slots)
-		}
-		c.slots = c.slots[:h.slots]
-		clear(c.slots)
-		if r.Value != nil { // of a tombstone every field is NULL
-			if err := h.fields.extract(r.Value, c.slots); err != nil {
-				return err
-			}
-		}
-	}
-	for _, st := range h.statements {
-		c.calls = append(c.calls, call{st: st, h: h, batch: batch, record: index, from: len(c.values)})
-		for i, p := range st.params {
-			v, err := c.value(st, i, p, r)
+func (c *conn) bind(hs *handler.Set) error {
+	c.calls, c.values = c.calls[:0], c.values[:0]
+	return c.binder.Bind(hs, c.batches, func(k handler.Call) error {
+		c.calls = append(c.calls, call{k, len(c.values)})
+		for i, p := range k.Statement.Params {
+			v, err := c.value(k.Statement, i)
 			if err != nil {
 				return fmt.Errorf("%s: %w", p, err)
 			}
 			c.values = append(c.values, v)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // value is one parameter's value; nil is NULL.
-func (c *conn) value(st *statement, i int, p param, r *sinks.Record) ([]byte, error) {
-	switch p.root {
-	case rootPayload:
-		if len(p.path) == 0 {
-			return r.Value, nil
-		}
-		raw := c.slots[st.slot[i]]
-		if pr := &c.prepared[st.number]; pr.raw != nil && pr.raw[i] && string(raw) != "null" {
-			return raw, nil // a json column takes JSON as it stands, a string with its quotes
-		}
-		return text(raw)
-	case rootKey:
-		return r.Key, nil
-	case rootID:
-		return r.Header(sinks.HeaderID), nil
-	case rootType:
-		if v := r.Header(sinks.HeaderType); v != nil {
-			return v, nil
-		}
-		return r.Header(sinks.HeaderEventType), nil
-	case rootTopic:
-		return c.keep(append(c.arena, r.Topic...)), nil
-	case rootPartition:
-		return c.keep(strconv.AppendInt(c.arena, int64(r.Partition), 10)), nil
-	case rootOffset:
-		return c.keep(strconv.AppendInt(c.arena, r.Offset, 10)), nil
-	case rootHeaders:
-		return r.Header(p.path[0]), nil
-	case rootCommittedAt:
-		return committedAt(r), nil
+func (c *conn) value(st *handler.Compiled, i int) ([]byte, error) {
+	v := c.binder.Value(st, i)
+	if v.Kind != handler.JSON {
+		return v.Data, nil
 	}
-	return nil, fmt.Errorf("BUG: parameter root %d", p.root)
+	if pr := &c.prepared[st.Number]; pr.raw != nil && pr.raw[i] && string(v.Data) != "null" {
+		return v.Data, nil // a json column takes JSON as it stands, a string with its quotes
+	}
+	return handler.Text(v.Data)
 }
-
-// keep makes what was appended to the arena a value. When the arena grew, older values stay in the old one.
-func (c *conn) keep(arena []byte) []byte {
-	v := arena[len(c.arena):len(arena):len(arena)]
-	c.arena = arena
-	return v
-}
-
-// applyError carries whether the connection is of use after err.
-type applyError struct {
-	err    error
-	broken bool
-}
-
-func (e *applyError) Error() string { return e.err.Error() }
-func (e *applyError) Unwrap() error { return e.err }
 
 // flushBytes is how much is gathered before it is sent, so that the server works while we encode.
 const flushBytes = 64 << 10
@@ -210,10 +112,10 @@ func (c *conn) run(ctx context.Context) error {
 	err := c.send(p)
 	if err != nil {
 		// Nothing that ends in COMMIT has left us: send does not flush it before the last step.
-		return &applyError{transient("send", err), true}
+		return &sqlsink.ApplyError{Err: sqlsink.Unavailable("send", err), Broken: true}
 	}
 	if err := p.Flush(); err != nil {
-		return &applyError{fmt.Errorf("%w: %w", sinks.ErrAmbiguous, err), true}
+		return &sqlsink.ApplyError{Err: fmt.Errorf("%w: %w", sinks.ErrAmbiguous, err), Broken: true}
 	}
 	return c.outcome(p)
 }
@@ -224,8 +126,8 @@ func (c *conn) send(p *pgconn.Pipeline) error {
 	pending := 0
 	for i := range c.calls {
 		k := &c.calls[i]
-		pr := &c.prepared[k.st.number]
-		values := c.values[k.from : k.from+len(k.st.params)]
+		pr := &c.prepared[k.Statement.Number]
+		values := c.values[k.from : k.from+len(k.Statement.Params)]
 		p.SendQueryPrepared(pr.Name, values, pr.formats, nil)
 		for _, v := range values {
 			pending += len(v)
@@ -265,7 +167,7 @@ func moveArgs(b *sinks.Batch) [][]byte {
 	part := b.Claim.Partition
 	num := func(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
 	return [][]byte{
-		num(b.Next), []byte(part.LogID), []byte(b.Claim.Group), []byte(formatUUID(part.TopicID)), num(int64(part.Partition)),
+		num(b.Next), []byte(part.LogID), []byte(b.Claim.Group), []byte(sqlsink.FormatUUID(part.TopicID)), num(int64(part.Partition)),
 		num(b.Claim.Epoch), num(b.From),
 	}
 }
@@ -287,9 +189,9 @@ func (c *conn) outcome(p *pgconn.Pipeline) error {
 			return c.serverError(pgErr, step)
 		case err != nil:
 			// We know nothing of the COMMIT, which has been sent. (Ending ctx closes the connection, too.)
-			return &applyError{fmt.Errorf("%w: %w", sinks.ErrAmbiguous, err), true}
+			return &sqlsink.ApplyError{Err: fmt.Errorf("%w: %w", sinks.ErrAmbiguous, err), Broken: true}
 		case step == commit && tag.String() != "COMMIT":
-			return &applyError{fmt.Errorf("BUG: the server answers COMMIT with %q", tag.String()), true}
+			return &sqlsink.ApplyError{Err: fmt.Errorf("BUG: the server answers COMMIT with %q", tag.String()), Broken: true}
 		}
 		if bug && i >= n+1 && i <= n+3 {
 			continue // the planted bug's own COMMIT, Sync and BEGIN
@@ -311,42 +213,38 @@ func (c *conn) serverError(e *pgconn.PgError, step int) error {
 		return c.moveError(c.order[step-n-1], e)
 	case isFatal(e):
 		// The session ended while COMMIT ran: it may have committed before (as when it waited for a synchronous standby).
-		return &applyError{fmt.Errorf("%w: %w", sinks.ErrAmbiguous, pgText(e)), true}
+		return &sqlsink.ApplyError{Err: fmt.Errorf("%w: %w", sinks.ErrAmbiguous, pgText(e)), Broken: true}
 	}
-	if k, broken := kindOf(e); k == kindRecord {
+	if k, broken := kindOf(e); k == sqlsink.KindRecord {
 		// A deferred constraint: some record is at fault, the consumer finds out which.
-		return &applyError{&outrelay.Error{Class: outrelay.ErrRecord, Code: "commit-refused", Place: "sink", Cause: "commit", Err: pgText(e)}, broken}
+		return &sqlsink.ApplyError{Err: sqlsink.CommitRefused(pgText(e)), Broken: broken}
 	}
 	return otherError("commit", e)
 }
 
 func (c *conn) callError(k *call, e *pgconn.PgError) error {
 	kind, broken := kindOf(e)
-	if kind != kindRecord {
-		return otherError("handler "+k.h.name, e)
+	if kind != sqlsink.KindRecord {
+		return otherError("handler "+k.Handler.Name, e)
 	}
-	re := &sinks.RecordError{Record: c.batches[k.batch].Records[k.record], Handler: k.h.name, Err: pgText(e)}
-	return &applyError{&sinks.BatchError{Index: k.batch, Err: re}, broken}
+	re := &sinks.RecordError{Record: c.batches[k.Batch].Records[k.Record], Handler: k.Handler.Name, Err: pgText(e)}
+	return &sqlsink.ApplyError{Err: &sinks.BatchError{Index: k.Batch, Err: re}, Broken: broken}
 }
 
 func (c *conn) moveError(index int, e *pgconn.PgError) error {
 	if e.Code != "22012" {
 		return otherError("move of the offset", e)
 	}
-	b := &c.batches[index]
-	return &applyError{&sinks.BatchError{Index: index, Err: &outrelay.Error{
-		Class: outrelay.ErrFenced, Code: "fenced", Place: fmt.Sprintf("group %s, %s/%d", b.Claim.Group, b.Claim.Partition.Topic, b.Claim.Partition.Partition),
-		Cause: fmt.Sprintf("epoch %d at offset %d is no longer the owner's in outrelay_offsets", b.Claim.Epoch, b.From),
-	}}, false}
+	return &sqlsink.ApplyError{Err: &sinks.BatchError{Index: index, Err: sqlsink.Fenced(&c.batches[index])}}
 }
 
 // otherError is no record's fault: the server, its schema, another transaction.
 func otherError(where string, e *pgconn.PgError) error {
 	switch k, broken := kindOf(e); k {
-	case kindConflict:
-		return &applyError{conflict(where, pgText(e)), broken}
-	case kindTransient:
-		return &applyError{transient(where, pgText(e)), broken}
+	case sqlsink.KindConflict:
+		return &sqlsink.ApplyError{Err: sqlsink.Conflict(where, pgText(e)), Broken: broken}
+	case sqlsink.KindTransient:
+		return &sqlsink.ApplyError{Err: sqlsink.Unavailable(where, pgText(e)), Broken: broken}
 	}
-	return &applyError{transient(where, pgText(e)), true}
+	return &sqlsink.ApplyError{Err: sqlsink.Unavailable(where, pgText(e)), Broken: true}
 }

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/outrelay/outrelay/sinks"
-	"github.com/outrelay/outrelay/sinks/postgres"
+	"github.com/outrelay/outrelay/sinks/handler"
 )
 
 // BenchmarkApply applies small rows in batches of 200, as fast as one partition goes, beside pgbench's pipelined rate for the same statement
@@ -19,7 +19,7 @@ func BenchmarkApply(b *testing.B) {
 	tg := newTarget(b)
 	tg.pg.Exec(b, tg.db, "create table order_totals (customer text primary key, total numeric not null)")
 	o := tg.options("bench")
-	o.Handlers = map[string][]postgres.Statement{"*": {{SQL: `insert into order_totals (customer, total) values (:payload.customer, :payload.amount)
+	o.Handlers = map[string][]handler.Statement{"*": {{SQL: `insert into order_totals (customer, total) values (:payload.customer, :payload.amount)
 		on conflict (customer) do update set total = order_totals.total + excluded.total`}}}
 	s := open(b, o)
 	const size = 200

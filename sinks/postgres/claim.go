@@ -2,15 +2,12 @@ package postgres
 
 import (
 	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/sinks"
+	"github.com/outrelay/outrelay/sinks/sqlsink"
 )
 
 // claimSQL takes a partition's row, or makes it, unless a row of another log or topic id stands under the same group and topic name.
@@ -34,10 +31,10 @@ select null, next_offset, log_id, topic_id, partition from other`
 func (s *Sink) Claim(ctx context.Context, group string, p sinks.Partition) (sinks.Claim, error) {
 	claim := sinks.Claim{Group: group, Partition: p}
 	what := fmt.Sprintf("claim of %s/%d for group %s", p.Topic, p.Partition, group)
-	err := s.with(ctx, func(c *conn) error {
+	err := s.pool.With(ctx, func(c *conn) error {
 		stop := s.watchStuckOwner(ctx, c.pg.PID(), what)
 		defer stop()
-		rows, err := query(ctx, c.pg, fmt.Sprintf(claimSQL, s.table), p.LogID, group, formatUUID(p.TopicID), strconv.Itoa(int(p.Partition)), p.Topic, s.o.Owner)
+		rows, err := query(ctx, c.pg, fmt.Sprintf(claimSQL, s.table), p.LogID, group, sqlsink.FormatUUID(p.TopicID), strconv.Itoa(int(p.Partition)), p.Topic, s.o.Owner)
 		if err != nil {
 			return err
 		}
@@ -45,28 +42,11 @@ func (s *Sink) Claim(ctx context.Context, group string, p sinks.Partition) (sink
 			return fmt.Errorf("%d rows instead of 1", len(rows))
 		}
 		if r := rows[0]; r[0] == nil {
-			return foreignRow(group, p, r)
+			return sqlsink.ForeignRow{Next: string(r[1]), LogID: string(r[2]), TopicID: string(r[3]), Partition: string(r[4])}.Halt(group, p)
 		}
-		return scan(rows[0], map[int]*int64{0: &claim.Epoch, 1: &claim.Next})
+		return sqlsink.ScanInts(rows[0], map[int]*int64{0: &claim.Epoch, 1: &claim.Next})
 	})
 	return claim, classifiedOrNil(what, err)
-}
-
-// foreignRow is the halt for a row of another log or topic under our topic's name. Row: -, next, log id, topic id, partition.
-func foreignRow(group string, p sinks.Partition, r [][]byte) error {
-	e := &outrelay.Error{
-		Class: outrelay.ErrDataHalt, Place: fmt.Sprintf("group %s, topic %s", group, p.Topic),
-		Fix: fmt.Sprintf("to go on in this log: `outrelay groups reset %[1]s --topic %[2]s --to earliest` (processes all of the topic) or `--to latest` (skips what is in it); "+
-			"to go on where the group was: bring the old log or topic back", group, p.Topic),
-	}
-	if log := string(r[2]); log != p.LogID {
-		e.Code = "other-log"
-		e.Cause = fmt.Sprintf("the sink has processed partition %s up to offset %s of another log, %s; this one is %s. Was the data directory deleted, or `log:` changed?", r[4], r[1], log, p.LogID)
-		return e
-	}
-	e.Code = "other-topic"
-	e.Cause = fmt.Sprintf("the sink has processed partition %s up to offset %s of another topic of this name, with id %s; this one has id %s. Was the topic deleted and created again?", r[4], r[1], r[3], formatUUID(p.TopicID))
-	return e
 }
 
 // watchStuckOwner terminates what keeps the claim on backend pid waiting for too long, if it is a session of outrelay in a transaction as
@@ -103,41 +83,4 @@ func (s *Sink) terminateStuckOwner(ctx context.Context, pid uint32) (n int, err 
 	where pid = any(pg_blocking_pids($1::int)) and usename = current_user and application_name like 'outrelay%'
 	and xact_start < clock_timestamp() - $2::bigint * interval '1 millisecond'`, strconv.FormatUint(uint64(pid), 10), ms(s.o.StuckOwnerAfter-time.Millisecond))
 	return len(rows), err
-}
-
-func isClassified(err error) bool {
-	for _, class := range []error{
-		outrelay.ErrConfig, outrelay.ErrEnvironment, outrelay.ErrDataHalt, outrelay.ErrFenced, outrelay.ErrTransient, outrelay.ErrRecord,
-		sinks.ErrAmbiguous, context.Canceled, errClosed,
-	} {
-		if errors.Is(err, class) {
-			return true
-		}
-	}
-	return false
-}
-
-// scan parses the numbers of a row.
-func scan(row [][]byte, to map[int]*int64) error {
-	for i, p := range to {
-		v, err := strconv.ParseInt(string(row[i]), 10, 64)
-		if err != nil {
-			return fmt.Errorf("column %d: %w", i+1, err)
-		}
-		*p = v
-	}
-	return nil
-}
-
-func formatUUID(id [16]byte) string {
-	h := hex.EncodeToString(id[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
-}
-
-func parseUUID(s string) (id [16]byte, err error) {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
-	if err != nil || len(b) != 16 {
-		return id, fmt.Errorf("topic id %q is no UUID", s)
-	}
-	return [16]byte(b), nil
 }

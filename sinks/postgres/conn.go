@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"time"
@@ -14,6 +13,8 @@ import (
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/failpoint"
 	"github.com/outrelay/outrelay/sinks"
+	"github.com/outrelay/outrelay/sinks/handler"
+	"github.com/outrelay/outrelay/sinks/sqlsink"
 )
 
 // conn is one session with everything prepared. One goroutine at a time has it.
@@ -23,7 +24,6 @@ type conn struct {
 	begin    *pgconn.StatementDescription
 	move     *pgconn.StatementDescription
 	commit   *pgconn.StatementDescription
-	lost     int // Sink.lost when it was made
 
 	// What is being applied.
 	batches []sinks.Batch
@@ -32,9 +32,14 @@ type conn struct {
 	// Scratch space of bind, kept between transactions.
 	calls  []call
 	values [][]byte
-	slots  [][]byte
-	arena  []byte
+	binder handler.Binder
 }
+
+// Dead implements sqlsink.Conn.
+func (c *conn) Dead() bool { return c.pg.IsClosed() }
+
+// Close implements sqlsink.Conn.
+func (c *conn) Close() { closeConn(c.pg) }
 
 type prepared struct {
 	*pgconn.StatementDescription
@@ -63,7 +68,7 @@ func (s *Sink) dialRaw(ctx context.Context) (*pgconn.PgConn, string, error) {
 	conf.RuntimeParams["client_encoding"] = "UTF8"
 	conf.DialFunc = s.o.Dial
 	if conf.DialFunc == nil {
-		conf.DialFunc = dialer(s.o.ConnectTimeout).DialContext
+		conf.DialFunc = sqlsink.Dialer(s.o.ConnectTimeout).DialContext
 	}
 	conf.OnPgError = func(*pgconn.PgConn, *pgconn.PgError) bool { return true } // we decide what becomes of the connection
 	pg, err := pgconn.ConnectConfig(ctx, conf)
@@ -79,18 +84,6 @@ func (s *Sink) dialRaw(ctx context.Context) (*pgconn.PgConn, string, error) {
 	return pg, schema, nil
 }
 
-func dialer(timeout time.Duration) *net.Dialer {
-	return &net.Dialer{
-		Timeout:         timeout,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control:         userTimeout(unackedMax),
-	}
-}
-
-// unackedMax is how long sent bytes may stay unacknowledged before the connection counts as lost, on both sides: the answer to a COMMIT
-// must not be waited for during the kernel's quarter of an hour.
-const unackedMax = 15 * time.Second
-
 // setUp makes the session ours and refuses a server that does not take writes.
 func (s *Sink) setUp(ctx context.Context, pg *pgconn.PgConn) (schema string, err error) {
 	set := []struct{ name, value string }{
@@ -98,7 +91,7 @@ func (s *Sink) setUp(ctx context.Context, pg *pgconn.PgConn) (schema string, err
 		{"lock_timeout", ms(s.o.LockTimeout)},
 		{"idle_in_transaction_session_timeout", ms(2 * s.o.StuckOwnerAfter)},
 		// The server must notice a client that is gone: its open transaction holds the row that the next owner claims.
-		{"tcp_user_timeout", ms(unackedMax)}, {"tcp_keepalives_idle", "10"}, {"tcp_keepalives_interval", "5"}, {"tcp_keepalives_count", "3"},
+		{"tcp_user_timeout", ms(sqlsink.UnackedMax)}, {"tcp_keepalives_idle", "10"}, {"tcp_keepalives_interval", "5"}, {"tcp_keepalives_count", "3"},
 	}
 	sql := "select pg_is_in_recovery(), current_setting('transaction_read_only'), current_schema(), current_database()"
 	for _, v := range set {
@@ -131,19 +124,19 @@ func ms(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10)
 func (s *Sink) open(ctx context.Context) (*conn, error) {
 	pg, _, err := s.dialRaw(ctx)
 	if err != nil {
-		return nil, err
+		return nil, connectError(err)
 	}
 	c, err := s.prepare(ctx, pg)
 	if err != nil {
 		closeConn(pg)
-		return nil, err
+		return nil, connectError(err)
 	}
 	return c, nil
 }
 
 // prepare prepares outrelay's own statements and all of the handlers'. Every statement that the server refuses is named.
 func (s *Sink) prepare(ctx context.Context, pg *pgconn.PgConn) (*conn, error) {
-	c := &conn{pg: pg, prepared: make([]prepared, len(s.handlers.statements))}
+	c := &conn{pg: pg, prepared: make([]prepared, len(s.handlers.Statements))}
 	p := pg.StartPipeline(ctx)
 	own := []struct {
 		name, sql string
@@ -153,21 +146,21 @@ func (s *Sink) prepare(ctx context.Context, pg *pgconn.PgConn) (*conn, error) {
 		p.SendPrepare(o.name, o.sql, nil)
 		p.SendPipelineSync()
 	}
-	for _, st := range s.handlers.statements {
-		p.SendPrepare(statementName(st.number), st.sql, nil)
+	for _, st := range s.handlers.Statements {
+		p.SendPrepare(statementName(st.Number), st.Text(handler.PostgreSQL), nil)
 		p.SendPipelineSync() // so that one refused statement does not hide the others
 	}
 	if err := p.Flush(); err != nil {
 		return nil, err
 	}
 	var errs []error
-	for i := range len(own) + len(s.handlers.statements) {
+	for i := range len(own) + len(s.handlers.Statements) {
 		res, err := p.GetResults()
 		sd, _ := res.(*pgconn.StatementDescription)
 		var pgErr *pgconn.PgError
 		switch {
 		case errors.As(err, &pgErr) && i >= len(own) && !isFatal(pgErr):
-			errs = append(errs, prepareError(s.handlers.statements[i-len(own)], pgErr))
+			errs = append(errs, prepareError(s.handlers.Statements[i-len(own)], pgErr))
 		case err != nil:
 			_ = p.Close()
 			return nil, err
@@ -211,10 +204,10 @@ func newPrepared(sd *pgconn.StatementDescription) prepared {
 }
 
 // prepareError says what the server has against a statement, and where in it.
-func prepareError(st *statement, e *pgconn.PgError) error {
+func prepareError(st *handler.Compiled, e *pgconn.PgError) error {
 	text := fmt.Sprintf("%s (SQLSTATE %s)", e.Message, e.Code)
 	if e.Position > 0 {
-		if runes := []rune(st.sql); int(e.Position) <= len(runes) {
+		if runes := []rune(st.Text(handler.PostgreSQL)); int(e.Position) <= len(runes) {
 			rest := runes[e.Position-1:]
 			text += fmt.Sprintf(" at %q", string(rest[:min(len(rest), 40)]))
 		}
@@ -222,57 +215,7 @@ func prepareError(st *statement, e *pgconn.PgError) error {
 	if e.Hint != "" {
 		text += "; " + e.Hint
 	}
-	return statementError(st.handler, st.place, errors.New(text))
-}
-
-// acquire returns an idle connection, or makes one. It waits while ConnsMax are in use.
-func (s *Sink) acquire(ctx context.Context) (*conn, error) {
-	select {
-	case s.sem <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-s.closing:
-		return nil, errClosed
-	}
-	s.mu.Lock()
-	if n := len(s.idle); n > 0 {
-		c := s.idle[n-1]
-		s.idle = s.idle[:n-1]
-		s.mu.Unlock()
-		return c, nil
-	}
-	lost := s.lost
-	s.mu.Unlock()
-	c, err := s.open(ctx)
-	if err != nil {
-		<-s.sem
-		return nil, connectError(err)
-	}
-	c.lost = lost
-	return c, nil
-}
-
-// release gives a connection back. A broken one takes the idle ones with it: what cut one has most likely cut all, and
-// each would cost a failed batch to find out.
-func (s *Sink) release(c *conn, broken bool) {
-	s.mu.Lock()
-	if broken {
-		s.lost++
-	}
-	drop := []*conn{c}
-	if !broken && c.lost == s.lost && !s.closed && !c.pg.IsClosed() {
-		s.idle = append(s.idle, c)
-		drop = nil
-	}
-	if broken || s.closed {
-		drop = append(drop, s.idle...)
-		s.idle = nil
-	}
-	s.mu.Unlock()
-	<-s.sem
-	for _, d := range drop {
-		closeConn(d.pg)
-	}
+	return handler.StatementError(st.Handler, st.Place, errors.New(text))
 }
 
 func closeConn(pg *pgconn.PgConn) {
@@ -294,8 +237,6 @@ func (s *Sink) moveSQL() string {
 	returning 1)
 select 1 / count(*) from moved`, s.table, guard)
 }
-
-var errClosed = errors.New("the sink is closed")
 
 func isFatal(e *pgconn.PgError) bool {
 	return slices.Contains([]string{"FATAL", "PANIC"}, e.SeverityUnlocalized) || e.SeverityUnlocalized == "" && (e.Severity == "FATAL" || e.Severity == "PANIC")

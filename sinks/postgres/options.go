@@ -11,16 +11,8 @@ import (
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/clock"
+	"github.com/outrelay/outrelay/sinks/handler"
 )
-
-// Statement is one SQL statement of a handler, with named parameters.
-type Statement struct {
-	SQL   string
-	Place string // where it is written, for errors: "outrelay.yaml:11"
-}
-
-// AnyType is the handler for every event type that has none of its own.
-const AnyType = "*"
 
 // Options says where the sink is and what it does with a record.
 type Options struct {
@@ -29,9 +21,9 @@ type Options struct {
 	ConnString func(ctx context.Context) (string, error)
 	// Owner names this process in outrelay_offsets, for people.
 	Owner string
-	// Handlers maps an event type to the statements that run for it, in order; AnyType takes the rest. A record whose type
+	// Handlers maps an event type to the statements that run for it, in order; handler.AnyType takes the rest. A record whose type
 	// has no handler moves the offset and does nothing else.
-	Handlers map[string][]Statement
+	Handlers map[string][]handler.Statement
 	// Schema holds outrelay_offsets and outrelay_meta. Empty means the first schema of the role's search_path.
 	Schema string
 	// ConnsMax bounds the connections (default 8). Partitions above it take turns. A claim that is kept waiting opens one more.

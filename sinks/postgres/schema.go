@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/sinks/sqlsink"
 )
 
 // SchemaVersion is the version of outrelay's tables that this code works with (docs/format/offsets-tables.md).
@@ -115,17 +115,7 @@ func schemaVersion(ctx context.Context, pg *pgconn.PgConn, schema string) (int, 
 	if err != nil || len(rows) == 0 {
 		return 0, err
 	}
-	v, err := strconv.Atoi(string(rows[0][0]))
-	if err != nil || v < 0 {
-		return 0, &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "sink-tables", Place: name, Cause: fmt.Sprintf("schema_version is %q, not a number", rows[0][0])}
-	}
-	if v > SchemaVersion {
-		return 0, &outrelay.Error{
-			Class: outrelay.ErrEnvironment, Code: "sink-tables-newer", Place: name,
-			Cause: fmt.Sprintf("the tables are of version %d, this outrelay knows versions up to %d", v, SchemaVersion), Fix: "run the newer outrelay that upgraded them",
-		}
-	}
-	return v, nil
+	return sqlsink.ParseVersion(name, string(rows[0][0]), SchemaVersion)
 }
 
 // query runs one statement with text parameters and returns copies of its rows; nil is NULL.

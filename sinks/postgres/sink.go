@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,24 +21,19 @@ import (
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/sinks"
+	"github.com/outrelay/outrelay/sinks/handler"
+	"github.com/outrelay/outrelay/sinks/sqlsink"
 )
 
 // Sink is an open sink. It implements sinks.MultiApplier with sinks.Transactional. Methods may be called concurrently, Apply and ApplyAll
 // not for the same partition.
 type Sink struct {
 	o        Options
-	handlers *handlers
+	handlers *handler.Set
 	schema   string
-	table    string        // quoted name of outrelay_offsets
-	sem      chan struct{} // one token per connection in use
-
+	table    string // quoted name of outrelay_offsets
+	pool     *sqlsink.Pool[*conn]
 	connects prometheus.Counter
-
-	closing chan struct{}
-	mu      sync.Mutex // guards what follows
-	idle    []*conn    // the last one was used last
-	lost    int        // how often a connection broke; connections from before are not kept
-	closed  bool
 }
 
 // Open connects, creates or upgrades the tables of outrelay, and prepares every statement of every handler. Errors: outrelay.ErrConfig (all
@@ -49,11 +43,12 @@ func Open(ctx context.Context, o Options) (*Sink, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	hs, err := compile(o.Handlers)
+	hs, err := handler.Compile(handler.PostgreSQL, o.Handlers)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{o: o, handlers: hs, sem: make(chan struct{}, o.ConnsMax), closing: make(chan struct{})}
+	s := &Sink{o: o, handlers: hs}
+	s.pool = sqlsink.NewPool(o.ConnsMax, s.open)
 	if err := s.register(o.Registerer); err != nil {
 		return nil, fmt.Errorf("sink postgres: metrics: %w: %w", outrelay.ErrConfig, err)
 	}
@@ -71,7 +66,7 @@ func Open(ctx context.Context, o Options) (*Sink, error) {
 		closeConn(pg)
 		return nil, openError(err)
 	}
-	s.idle = append(s.idle, c)
+	s.pool.Put(c)
 	return s, nil
 }
 
@@ -97,24 +92,14 @@ func (s *Sink) Guarantee() sinks.Guarantee { return sinks.Transactional }
 
 // Close closes the idle connections, and those in use when they are given back. A second call is harmless.
 func (s *Sink) Close() error {
-	s.mu.Lock()
-	idle := s.idle
-	s.idle = nil
-	if !s.closed {
-		s.closed = true
-		close(s.closing)
-	}
-	s.mu.Unlock()
-	for _, c := range idle {
-		closeConn(c.pg)
-	}
+	s.pool.Close()
 	return nil
 }
 
 // Offsets implements sinks.OffsetStore: all rows of the group, those of other logs and topic ids included.
 func (s *Sink) Offsets(ctx context.Context, group string) ([]sinks.OffsetRow, error) {
 	var out []sinks.OffsetRow
-	err := s.with(ctx, func(c *conn) error {
+	err := s.pool.With(ctx, func(c *conn) error {
 		rows, err := query(ctx, c.pg, `select log_id, topic_id, topic, partition, epoch, owner, next_offset,
 	(extract(epoch from updated_at) * 1000000)::bigint from `+s.table+` where group_id = $1 order by topic, partition, updated_at`, group)
 		if err != nil {
@@ -123,11 +108,11 @@ func (s *Sink) Offsets(ctx context.Context, group string) ([]sinks.OffsetRow, er
 		for _, r := range rows {
 			row := sinks.OffsetRow{Group: group, Owner: string(r[5])}
 			var micros, partition int64
-			if err := scan(r, map[int]*int64{3: &partition, 4: &row.Epoch, 6: &row.Next, 7: &micros}); err != nil {
+			if err := sqlsink.ScanInts(r, map[int]*int64{3: &partition, 4: &row.Epoch, 6: &row.Next, 7: &micros}); err != nil {
 				return err
 			}
 			row.Partition = sinks.Partition{LogID: string(r[0]), Topic: string(r[2]), Partition: int32(partition)}
-			if row.Partition.TopicID, err = parseUUID(string(r[1])); err != nil {
+			if row.Partition.TopicID, err = sqlsink.ParseUUID(string(r[1])); err != nil {
 				return err
 			}
 			row.UpdatedAt = time.UnixMicro(micros)
@@ -140,8 +125,8 @@ func (s *Sink) Offsets(ctx context.Context, group string) ([]sinks.OffsetRow, er
 
 // Reset implements sinks.OffsetStore. It waits for a transaction of the owner that is under way.
 func (s *Sink) Reset(ctx context.Context, group string, p sinks.Partition, next int64) error {
-	key := []string{p.LogID, group, formatUUID(p.TopicID), strconv.Itoa(int(p.Partition))}
-	err := s.with(ctx, func(c *conn) error {
+	key := []string{p.LogID, group, sqlsink.FormatUUID(p.TopicID), strconv.Itoa(int(p.Partition))}
+	err := s.pool.With(ctx, func(c *conn) error {
 		if next < 0 {
 			_, err := query(ctx, c.pg, "delete from "+s.table+" where log_id = $1 and group_id = $2 and topic_id = $3 and partition = $4", key...)
 			return err
@@ -156,25 +141,8 @@ func (s *Sink) Reset(ctx context.Context, group string, p sinks.Partition, next 
 	return classifiedOrNil(fmt.Sprintf("reset of group %s at %s/%d", group, p.Topic, p.Partition), err)
 }
 
-// with runs f on a connection. A connection that turns out to be dead is replaced once: it may have been idle while the server
-// was restarted.
-func (s *Sink) with(ctx context.Context, f func(*conn) error) error {
-	for attempt := 0; ; attempt++ {
-		c, err := s.acquire(ctx)
-		if err != nil {
-			return err
-		}
-		err = f(c)
-		broken := c.pg.IsClosed()
-		s.release(c, broken)
-		if err == nil || !broken || attempt > 0 || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
 func classifiedOrNil(what string, err error) error {
-	if err == nil || isClassified(err) {
+	if err == nil || sqlsink.IsClassified(err) {
 		return err
 	}
 	return classified(what, err)

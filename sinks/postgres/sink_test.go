@@ -15,6 +15,7 @@ import (
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/testenv"
 	"github.com/outrelay/outrelay/sinks"
+	"github.com/outrelay/outrelay/sinks/handler"
 	"github.com/outrelay/outrelay/sinks/postgres"
 	"github.com/outrelay/outrelay/sinks/sinktest"
 )
@@ -34,7 +35,7 @@ func newTarget(tb testing.TB) *target {
 	return t
 }
 
-var handlers = map[string][]postgres.Statement{
+var handlers = map[string][]handler.Statement{
 	"Added":  {{SQL: "insert into effects (id, key, num, at) values (:id, :key, :payload.num, :offset)", Place: "outrelay.yaml:11"}},
 	"Poison": {{SQL: "insert into effects (id, num) values (:id, :payload.num)", Place: "outrelay.yaml:14"}},
 }
@@ -170,7 +171,7 @@ func TestOpen_namesEveryRefusedStatement(t *testing.T) {
 	t.Parallel()
 	tg := newTarget(t)
 	o := tg.options("o")
-	o.Handlers = map[string][]postgres.Statement{
+	o.Handlers = map[string][]handler.Statement{
 		"A": {{SQL: "insert into effects (id) values (:id)", Place: "outrelay.yaml:5"}, {SQL: "insert into effects (totl) values (:payload.total)", Place: "outrelay.yaml:6"}},
 		"B": {{SQL: "insert into nowhere values (:id)", Place: "outrelay.yaml:9"}},
 	}
@@ -190,7 +191,7 @@ func TestApply_bindsEveryKindOfValue(t *testing.T) {
 	tg := newTarget(t)
 	tg.pg.Exec(t, tg.db, `create table v (i int, num numeric, txt text, js jsonb, j json, bin bytea, ts timestamptz, u uuid, b bool, whole jsonb, raw bytea, key bytea, topic text, part int, ofs bigint, h text, typ text, nul text, missing text, obj text)`)
 	o := tg.options("o")
-	o.Handlers = map[string][]postgres.Statement{postgres.AnyType: {{SQL: `insert into v values (:payload.i, :payload.num, :payload.txt, :payload.txt, :payload.obj, :payload.txt, :committed_at, :id,
+	o.Handlers = map[string][]handler.Statement{handler.AnyType: {{SQL: `insert into v values (:payload.i, :payload.num, :payload.txt, :payload.txt, :payload.obj, :payload.txt, :committed_at, :id,
 		:payload.b, :payload, :payload, :key, :topic, :partition, :offset, :headers.x.y, :type, :payload.nul, :payload.no.such, :payload.obj)`}}}
 	s := open(t, o)
 	r := record("Odd", "7d444840-9dc0-11d1-b245-5ffdce74fad2", `{"i": 7, "num": 12345678901234567890.12345678901234567890, "txt": "O'Neil \"é\" $1 ;--", "obj": {"a": [1, 2.50]}, "b": true, "nul": null}`)
@@ -227,7 +228,7 @@ func TestApply_recordErrors(t *testing.T) {
 	tg := newTarget(t)
 	tg.pg.Exec(t, tg.db, "create table late (id text, unique (id) deferrable initially deferred)")
 	o := tg.options("o")
-	o.Handlers = map[string][]postgres.Statement{
+	o.Handlers = map[string][]handler.Statement{
 		"Added":  handlers["Added"],
 		"Two":    {{SQL: "insert into effects (id) values (:id)", Place: "f:1"}, {SQL: "select 1 / (:payload.num::int)", Place: "f:2"}},
 		"Late":   {{SQL: "insert into late values (:id)"}},
@@ -295,7 +296,7 @@ func TestApply_deadlockIsAConflict(t *testing.T) {
 	tg := newTarget(t)
 	tg.pg.Exec(t, tg.db, "create table totals (k text primary key, n bigint); insert into totals values ('a', 0), ('b', 0)", fmt.Sprintf("alter database %s set deadlock_timeout = '20ms'", pgx.Identifier{tg.db}.Sanitize()))
 	o := tg.options("o")
-	o.Handlers = map[string][]postgres.Statement{"*": {{SQL: "update totals set n = n + 1 where k = :key"}, {SQL: "select pg_sleep(0.05)"}}}
+	o.Handlers = map[string][]handler.Statement{"*": {{SQL: "update totals set n = n + 1 where k = :key"}, {SQL: "select pg_sleep(0.05)"}}}
 	s := open(t, o)
 	keyed := func(k string) sinks.Record {
 		r := record("x", "id", "{}")

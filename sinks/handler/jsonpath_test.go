@@ -1,4 +1,4 @@
-package postgres
+package handler
 
 import (
 	"encoding/json"
@@ -41,7 +41,7 @@ func TestFields_extract(t *testing.T) {
 			if err := f.extract([]byte(c.doc), out); err != nil {
 				t.Fatal(err)
 			}
-			v, err := text(out[0])
+			v, err := Text(out[0])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +65,7 @@ func TestFields_extract_refuses(t *testing.T) {
 			t.Errorf("%.20q: no error", doc)
 		}
 	}
-	if _, err := text([]byte(`"\ud800x"`)); err == nil {
+	if _, err := Text([]byte(`"\ud800x"`)); err == nil {
 		t.Error("a lone surrogate: no error")
 	}
 }
@@ -124,7 +124,7 @@ func TestFields_extract_agreesWithEncodingJSON(t *testing.T) {
 			t.Fatal(err)
 		}
 		if s, ok := want.(string); ok {
-			if got, err := text(out[0]); err != nil || string(got) != s {
+			if got, err := Text(out[0]); err != nil || string(got) != s {
 				t.Fatalf("%q, %v; want %q", got, err, s)
 			}
 			return

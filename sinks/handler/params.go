@@ -1,98 +1,98 @@
-package postgres
+package handler
 
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 )
 
-// root is what a named parameter starts from.
-type root int
+// Root is what a named parameter starts from.
+type Root int
 
+// The roots.
 const (
-	rootPayload root = iota
-	rootKey
-	rootID
-	rootType
-	rootTopic
-	rootPartition
-	rootOffset
-	rootHeaders
-	rootCommittedAt
+	RootPayload Root = iota
+	RootKey
+	RootID
+	RootType
+	RootTopic
+	RootPartition
+	RootOffset
+	RootHeaders
+	RootCommittedAt
 )
 
-var roots = map[string]root{
-	"payload": rootPayload, "key": rootKey, "id": rootID, "type": rootType, "topic": rootTopic,
-	"partition": rootPartition, "offset": rootOffset, "headers": rootHeaders, "committed_at": rootCommittedAt,
+var roots = map[string]Root{
+	"payload": RootPayload, "key": RootKey, "id": RootID, "type": RootType, "topic": RootTopic,
+	"partition": RootPartition, "offset": RootOffset, "headers": RootHeaders, "committed_at": RootCommittedAt,
 }
 
 const rootNames = ":payload, :payload.field, :key, :id, :type, :topic, :partition, :offset, :headers.name, :committed_at"
 
-// param is one occurrence of a named parameter. Every occurrence is a placeholder of its own, so that each gets the type
+// Param is one occurrence of a named parameter. Every occurrence is a placeholder of its own, so that each gets the type
 // its own place in the statement asks for.
-type param struct {
-	root root
-	path []string // of rootPayload: the fields, none for the whole payload; of rootHeaders: the name
+type Param struct {
+	Root Root
+	Path []string // of RootPayload: the fields, none for the whole payload; of RootHeaders: the name
 }
 
-func (p param) String() string {
+func (p Param) String() string {
 	for name, r := range roots {
-		if r == p.root {
-			return ":" + strings.Join(append([]string{name}, p.path...), ".")
+		if r == p.Root {
+			return ":" + strings.Join(append([]string{name}, p.Path...), ".")
 		}
 	}
 	return ":?"
 }
 
-// parsedSQL is a statement as the server gets it.
-type parsedSQL struct {
-	sql    string  // with $1 … $n
-	params []param // params[i] is $i+1
-	verb   string  // first word, lower case
+// SQL is a statement whose parameters were found.
+type SQL struct {
+	Params []Param
+	Pieces []string // the text before, between and after the parameters: one more than Params
+	Verb   string   // first word, lower case
 }
 
-// verbs are the statements a handler may hold. Everything else is refused by name: transaction control would take the offset
-// apart from the effects, and DDL has no place in a record's transaction.
-var verbs = map[string]bool{
-	"select": true, "insert": true, "update": true, "delete": true, "merge": true, "with": true, "values": true, "call": true,
-	"table": true, "lock": true, "notify": true,
+// Text returns the statement as a server prepares it, with a placeholder for each parameter.
+func (s SQL) Text(d Dialect) string {
+	var b strings.Builder
+	for i, piece := range s.Pieces {
+		if i > 0 {
+			b.WriteString(d.Placeholder(i))
+		}
+		b.WriteString(piece)
+	}
+	return b.String()
 }
 
-var transactionVerbs = map[string]bool{
-	"begin": true, "start": true, "commit": true, "end": true, "rollback": true, "abort": true, "savepoint": true, "release": true,
-	"prepare": true, "set": true, "reset": true, "discard": true,
-}
-
-// parseSQL finds the named parameters of a statement and replaces them by placeholders; values never become part of the text.
-// It knows PostgreSQL's lexical rules (string constants, dollar quotes, comments, quoted identifiers, casts, array
-// slices) and expects standard_conforming_strings, which the sink's sessions set.
-func parseSQL(src string) (parsedSQL, error) {
-	l := lexer{src: src}
+// Parse finds the named parameters of a statement; values never become part of its text. It knows the dialect's lexical rules (string
+// constants, dollar quotes, comments, quoted identifiers, casts, array slices), and refuses what a handler may not hold.
+func Parse(d Dialect, src string) (SQL, error) {
+	l := lexer{src: src, d: d}
 	l.out.Grow(len(src) + 16)
 	if err := l.run(); err != nil {
-		return parsedSQL{}, err
+		return SQL{}, err
 	}
-	if l.verb == "" {
-		return parsedSQL{}, errors.New("the statement is empty")
+	if err := d.check(l.verb); err != nil {
+		return SQL{}, err
 	}
-	if !verbs[l.verb] {
-		word := strings.ToUpper(l.verb)
-		if transactionVerbs[l.verb] {
-			return parsedSQL{}, fmt.Errorf("%s is not allowed in a handler: outrelay opens and commits the transaction that also moves the offset", word)
-		}
-		return parsedSQL{}, fmt.Errorf("%s is not allowed in a handler: it takes SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, VALUES, CALL, TABLE, LOCK and NOTIFY", word)
-	}
-	return parsedSQL{sql: strings.TrimSpace(l.out.String()), params: l.params, verb: l.verb}, nil
+	l.cut()
+	last := len(l.pieces) - 1
+	l.pieces[0] = strings.TrimLeft(l.pieces[0], blanks)
+	l.pieces[last] = strings.TrimRight(l.pieces[last], blanks)
+	return SQL{Params: l.params, Pieces: l.pieces, Verb: l.verb}, nil
 }
+
+const blanks = " \t\n\r\f\v"
 
 // lexer walks a statement once. operand and brackets are there for one question only: whether a colon inside square brackets parts
 // the bounds of a slice.
 type lexer struct {
 	src      string
+	d        Dialect
 	at       int
-	out      strings.Builder
-	params   []param
+	out      strings.Builder // the piece that is being read
+	pieces   []string
+	params   []Param
 	verb     string
 	operand  bool   // the last token ends an operand: a name, a number, a string, a closing bracket
 	array    bool   // the last token is the word ARRAY
@@ -100,14 +100,20 @@ type lexer struct {
 	brackets []byte // open brackets: '(' a parenthesis, '[' a subscript, 'a' an array constructor
 }
 
+// cut ends the piece.
+func (l *lexer) cut() {
+	l.pieces = append(l.pieces, l.out.String())
+	l.out.Reset()
+}
+
 func (l *lexer) run() error {
 	for l.at < len(l.src) {
 		c := l.src[l.at]
 		switch {
-		case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v':
+		case strings.IndexByte(blanks, c) >= 0:
 			l.copy(1)
 			continue // leaves escape as it is
-		case strings.HasPrefix(l.src[l.at:], "--"):
+		case l.atLineComment():
 			l.lineComment()
 			continue
 		case strings.HasPrefix(l.src[l.at:], "/*"):
@@ -129,12 +135,16 @@ func (l *lexer) token(c byte) (done bool, err error) {
 	l.escape, l.array = false, false
 	switch {
 	case c == '\'':
-		return false, l.quoted('\'', wasEscape)
+		return false, l.quoted(c, wasEscape || l.d == MySQL)
 	case c == '"':
-		return false, l.quoted('"', false)
-	case c == '$':
+		return false, l.quoted(c, l.d == MySQL) // a string there, an identifier in PostgreSQL
+	case c == '`' && l.d == MySQL:
+		return false, l.quoted(c, false)
+	case c == '$' && l.d == PostgreSQL:
 		return false, l.dollar()
-	case isIdentStart(c):
+	case c == '?' && l.d == MySQL:
+		return false, errPositional
+	case isIdentStart(c) || c == '$':
 		return false, l.word()
 	case c >= '0' && c <= '9':
 		n := 1
@@ -182,6 +192,18 @@ func (l *lexer) open(c byte, afterArray bool) {
 	l.operand = false
 }
 
+// errPositional: a positional parameter's value could come from nowhere.
+var errPositional = errors.New("positional parameters as $1 or ? are not known here: write named ones, as :payload.field")
+
+// atLineComment reports whether a comment to the end of the line begins here. In MySQL two dashes need a blank behind them.
+func (l *lexer) atLineComment() bool {
+	rest := l.src[l.at:]
+	if l.d == MySQL {
+		return rest[0] == '#' || strings.HasPrefix(rest, "--") && (len(rest) == 2 || rest[2] <= ' ' || rest[2] == 0x7f)
+	}
+	return strings.HasPrefix(rest, "--")
+}
+
 // comments are copied: server messages point into the text.
 func (l *lexer) lineComment() {
 	n := strings.IndexByte(l.src[l.at:], '\n')
@@ -192,10 +214,13 @@ func (l *lexer) lineComment() {
 }
 
 func (l *lexer) blockComment() error {
+	if rest := l.src[l.at+2:]; l.d == MySQL && (strings.HasPrefix(rest, "!") || strings.HasPrefix(rest, "M!")) {
+		return errors.New("a comment /*! is run by the server: write what it holds as it is")
+	}
 	depth, i := 0, l.at
 	for i < len(l.src) {
 		switch {
-		case strings.HasPrefix(l.src[i:], "/*"):
+		case strings.HasPrefix(l.src[i:], "/*") && (depth == 0 || l.d == PostgreSQL): // MySQL's do not nest
 			depth++
 			i += 2
 		case strings.HasPrefix(l.src[i:], "*/"):
@@ -212,7 +237,8 @@ func (l *lexer) blockComment() error {
 	return errors.New("a comment /* is not closed")
 }
 
-// quoted copies a string constant or a quoted identifier. A doubled quote stands for one; a backslash escapes only in E”.
+// quoted copies a string constant or a quoted identifier. A doubled quote stands for one. backslash: a backslash escapes what follows it, as in
+// PostgreSQL's E” and in every string of MySQL.
 func (l *lexer) quoted(q byte, backslash bool) error {
 	for i := l.at + 1; i < len(l.src); i++ {
 		switch {
@@ -223,23 +249,23 @@ func (l *lexer) quoted(q byte, backslash bool) error {
 		case l.src[i] == q:
 			l.copy(i + 1 - l.at)
 			l.operand, l.escape = true, backslash
-			if l.verb == "" && q == '"' {
-				l.verb = `"`
+			if l.verb == "" && q != '\'' {
+				l.verb = string(q)
 			}
 			return nil
 		}
 	}
-	if q == '"' {
+	if q == '`' || q == '"' && l.d == PostgreSQL {
 		return errors.New(`a quoted identifier is not closed`)
 	}
 	return errors.New("a string constant is not closed")
 }
 
-// dollar copies a dollar-quoted string. A positional parameter is an error: its value could come from nowhere.
+// dollar copies a dollar-quoted string.
 func (l *lexer) dollar() error {
 	rest := l.src[l.at+1:]
 	if rest != "" && rest[0] >= '0' && rest[0] <= '9' {
-		return errors.New("positional parameters as $1 are not known here: write named ones, as :payload.field")
+		return errPositional
 	}
 	n := 0
 	for n < len(rest) && (isIdentStart(rest[n]) || n > 0 && rest[n] >= '0' && rest[n] <= '9') {
@@ -277,7 +303,7 @@ func (l *lexer) word() error {
 		l.verb = w
 	}
 	l.copy(n)
-	if w == "e" && l.at < len(l.src) && l.src[l.at] == '\'' {
+	if w == "e" && l.d == PostgreSQL && l.at < len(l.src) && l.src[l.at] == '\'' {
 		return l.quoted('\'', true)
 	}
 	l.array = w == "array"
@@ -308,19 +334,19 @@ func (l *lexer) colon() error {
 	if !known {
 		return fmt.Errorf("unknown parameter :%s; a field of the payload is :payload.%s; the parameters are %s", name, name, rootNames)
 	}
-	p, start := param{root: r}, l.at
+	p, start := Param{Root: r}, l.at
 	l.at += 1 + len(name)
 	path, err := l.path(name)
 	if err != nil {
 		return err
 	}
-	p.path = path
+	p.Path = path
 	switch {
-	case r == rootHeaders && len(path) == 0:
+	case r == RootHeaders && len(path) == 0:
 		return errors.New(":headers needs a name, as :headers.trace_id")
-	case r == rootHeaders:
-		p.path = []string{strings.Join(path, ".")}
-	case r != rootPayload && len(path) > 0:
+	case r == RootHeaders:
+		p.Path = []string{strings.Join(path, ".")}
+	case r != RootPayload && len(path) > 0:
 		return fmt.Errorf(":%s has no fields, but .%s follows", name, path[0])
 	}
 	if len(l.params) >= paramsMax {
@@ -331,8 +357,8 @@ func (l *lexer) colon() error {
 	if start > 0 && (isIdent(l.src[start-1]) || l.src[start-1] == '$') {
 		l.out.WriteByte(' ')
 	}
-	l.out.WriteString("$" + strconv.Itoa(len(l.params)))
-	if l.at < len(l.src) && isIdent(l.src[l.at]) {
+	l.cut()
+	if l.at < len(l.src) && l.d.isIdent(l.src[l.at]) {
 		l.out.WriteByte(' ')
 	}
 	l.operand = true
@@ -388,9 +414,9 @@ func (l *lexer) end() error {
 	l.at++
 	for l.at < len(l.src) {
 		switch c := l.src[l.at]; {
-		case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v' || c == ';':
+		case strings.IndexByte(blanks, c) >= 0 || c == ';':
 			l.at++
-		case strings.HasPrefix(l.src[l.at:], "--"):
+		case l.atLineComment():
 			l.lineComment()
 		case strings.HasPrefix(l.src[l.at:], "/*"):
 			if err := l.blockComment(); err != nil {

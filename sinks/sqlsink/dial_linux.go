@@ -1,4 +1,4 @@
-package postgres
+package sqlsink
 
 import (
 	"syscall"

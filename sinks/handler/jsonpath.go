@@ -1,4 +1,4 @@
-package postgres
+package handler
 
 import (
 	"encoding/json"
@@ -175,9 +175,9 @@ func (w *walker) str() (escaped bool) {
 	}
 }
 
-// text returns what a JSON value is as a parameter: a string's characters, a number's own digits, true, false, and the raw
+// Text returns what a JSON value is as a parameter: a string's characters, a number's own digits, true, false, and the raw
 // text of an object or array; nil for null. It may share memory with raw.
-func text(raw []byte) ([]byte, error) {
+func Text(raw []byte) ([]byte, error) {
 	if len(raw) == 0 || raw[0] == 'n' {
 		return nil, nil
 	}

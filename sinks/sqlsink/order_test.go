@@ -1,4 +1,4 @@
-package postgres
+package sqlsink
 
 import (
 	"slices"
@@ -19,7 +19,7 @@ func TestMoveOrder(t *testing.T) {
 		for _, i := range given {
 			bs = append(bs, want[i])
 		}
-		order, err := moveOrder(bs)
+		order, err := MoveOrder(bs)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -30,12 +30,12 @@ func TestMoveOrder(t *testing.T) {
 		}
 	}
 	bs := slices.Concat(want, want[1:2])
-	if _, err := moveOrder(bs); err == nil || !strings.Contains(err.Error(), "two batches of t/10") {
+	if _, err := MoveOrder(bs); err == nil || !strings.Contains(err.Error(), "two batches of t/10") {
 		t.Fatalf("twice the same partition: %v", err)
 	}
 	bs = []sinks.Batch{of(1, 1)}
 	bs[0].From, bs[0].Next = 2, 1
-	if _, err := moveOrder(bs); err == nil {
+	if _, err := MoveOrder(bs); err == nil {
 		t.Fatal("a batch that ends before it begins")
 	}
 }

@@ -1,4 +1,4 @@
-package postgres
+package handler
 
 import (
 	"strings"
@@ -41,16 +41,16 @@ func TestParseSQL(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := parseSQL(c.src)
+			got, err := Parse(PostgreSQL, c.src)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var ps []string
-			for _, p := range got.params {
+			for _, p := range got.Params {
 				ps = append(ps, p.String())
 			}
-			if got.sql != c.want && strings.TrimSpace(strings.Split(got.sql, "-- done")[0]) != c.want {
-				t.Errorf("sql\n got %q\nwant %q", got.sql, c.want)
+			if got.Text(PostgreSQL) != c.want && strings.TrimSpace(strings.Split(got.Text(PostgreSQL), "-- done")[0]) != c.want {
+				t.Errorf("sql\n got %q\nwant %q", got.Text(PostgreSQL), c.want)
 			}
 			if s := strings.Join(ps, " "); s != c.params {
 				t.Errorf("params\n got %s\nwant %s", s, c.params)
@@ -87,7 +87,80 @@ func TestParseSQL_refuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := parseSQL(c.src); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := Parse(PostgreSQL, c.src); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("error %v, want one with %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestParseSQL_MySQL(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, src, want, params string }{
+		{"plain", "insert into t values (:id, :key)", "insert into t values (?, ?)", ":id :key"},
+		{"path", `select :payload."first name".0, :headers.a.b`, "select ?, ?", `:payload.first name.0 :headers.a.b`},
+		{"no space around", "select:id from t where a=:id", "select ? from t where a=?", ":id :id"},
+		{"a dollar belongs to a name", "select a$:id", "select a$ ?", ":id"},
+		{"assignment", "select @a := :id, @@sql_mode", "select @a := ?, @@sql_mode", ":id"},
+		{"string", "select ':id', 'it''s :id', :id", "select ':id', 'it''s :id', ?", ":id"},
+		{"a backslash escapes", `select 'a\':id', "b\":id", :id`, `select 'a\':id', "b\":id", ?`, ":id"},
+		{"double quotes are a string", `select "a:id""b", :id`, `select "a:id""b", ?`, ":id"},
+		{"backquotes", "select `a:id``\\`, :id", "select `a:id``\\`, ?", ":id"},
+		{"line comments", "select 1 -- :id\n, 2 # :id '\n, :id", "select 1 -- :id\n, 2 # :id '\n, ?", ":id"},
+		{"two dashes without a blank", "select 5--:partition", "select 5--?", ":partition"},
+		{"block comments do not nest", "select 1 /* :id /* ' */, :id", "select 1 /* :id /* ' */, ?", ":id"},
+		{"a hint", "select /*+ max_execution_time(1000) */ :id", "select /*+ max_execution_time(1000) */ ?", ":id"},
+		{"introducers", "select _utf8mb4'x:id', x'3A', N':id', :id", "select _utf8mb4'x:id', x'3A', N':id', ?", ":id"},
+		{"JSON paths", "select a->'$.b', a->>\"$[0]\", :payload->'$.c'", "select a->'$.b', a->>\"$[0]\", ?->'$.c'", ":payload"},
+		{"upsert", "insert into t (a) values (:id) on duplicate key update a = values(a);", "insert into t (a) values (?) on duplicate key update a = values(a)", ":id"},
+		{"replace", "replace t values (:id)", "replace t values (?)", ":id"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := Parse(MySQL, c.src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ps []string
+			for _, p := range got.Params {
+				ps = append(ps, p.String())
+			}
+			if text := got.Text(MySQL); text != c.want || strings.Join(ps, " ") != c.params {
+				t.Errorf("got %q with %v\nwant %q with %s", text, ps, c.want, c.params)
+			}
+		})
+	}
+}
+
+func TestParseSQL_MySQL_refuses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, src, want string }{
+		{"empty", "# nothing\n", "empty"},
+		{"positional", "select ?", "named ones"},
+		{"commit", "commit", "COMMIT is not allowed"},
+		{"xa", "xa start 'x'", "moves the offset"},
+		{"set", "set sql_mode = ''", "SET is not allowed"},
+		{"ddl commits", "create table x(a int)", "CREATE is not allowed in a handler: it commits"},
+		{"ddl behind a comment", "/* x */ Alter table x add b int", "ALTER is not allowed in a handler: it commits"},
+		{"truncate", "truncate t", "TRUNCATE is not allowed in a handler: it commits"},
+		{"lock", "lock tables t write", "LOCK is not allowed in a handler: it commits"},
+		{"call", "call p(:id)", "a procedure can commit"},
+		{"load", "load data infile 'x' into table t", "it takes SELECT, INSERT, UPDATE, DELETE, REPLACE, WITH, VALUES and TABLE"},
+		{"merge", "merge into t", "MERGE is not allowed"},
+		{"executable comment", "insert into t /*!80000 select */ values (1)", "run by the server"},
+		{"executable comment of MariaDB", "/*M! insert */ into t values (1)", "run by the server"},
+		{"two statements", "select 1; commit", "write them as a list"},
+		{"a comment does not hide a statement", "select 1 --commit", ""},
+		{"open string", `select 'a\'`, "not closed"},
+		{"open double quotes", `select "a`, "a string constant is not closed"},
+		{"open backquotes", "select `a", "identifier is not closed"},
+		{"open comment", "select /*", "not closed"},
+		{"zero byte", "select \x00", "zero byte"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Parse(MySQL, c.src)
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("error %v, want one with %q", err, c.want)
 			}
 		})
@@ -103,20 +176,23 @@ func FuzzParams(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, src string) {
-		p, err := parseSQL(src)
-		if err != nil {
-			return
-		}
-		if len(p.params) == 0 {
-			again, err := parseSQL(p.sql)
-			if err != nil || again.sql != p.sql || len(again.params) != 0 {
-				t.Fatalf("%q became %q, which parses as %q, %v", src, p.sql, again.sql, err)
+		for _, d := range []Dialect{PostgreSQL, MySQL} {
+			p, err := Parse(d, src)
+			if err != nil {
+				continue
 			}
-			return
-		}
-		// With placeholders the text is refused as positional, and for no other reason.
-		if _, err := parseSQL(p.sql); err == nil || !strings.Contains(err.Error(), "positional") {
-			t.Fatalf("%q became %q: %v", src, p.sql, err)
+			text := p.Text(d)
+			again, err := Parse(d, text)
+			if len(p.Params) == 0 {
+				if err != nil || again.Text(d) != text || len(again.Params) != 0 {
+					t.Fatalf("%q became %q, which parses as %q, %v", src, text, again.Text(d), err)
+				}
+				continue
+			}
+			// With placeholders the text is refused as positional, and for no other reason.
+			if err == nil || !strings.Contains(err.Error(), "positional") {
+				t.Fatalf("%q became %q: %v", src, text, err)
+			}
 		}
 	})
 }
