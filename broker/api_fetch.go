@@ -169,14 +169,21 @@ func (f *fetchCall) poll() {
 			break
 		}
 	}
-	n, records := 0, 0
+	n, held, records, fromFiles := 0, 0, 0, 0
 	for _, r := range f.reads {
-		n += len(r.res.Bytes)
-		records += countRecords(r.res.Bytes)
+		n += r.res.Len()
+		held += len(r.res.Bytes)
+		if r.res.Extent != nil {
+			records += int(r.res.Extent.Records())
+			fromFiles += r.res.Len()
+		} else {
+			records += countRecords(r.res.Bytes)
+		}
 	}
 	f.s.metrics.fetchedBytes.Add(float64(n))
+	f.s.metrics.fetchedFileBytes.Add(float64(fromFiles))
 	f.s.metrics.fetchedRecords.Add(float64(records))
-	f.s.fetchHeld.Add(int64(n))
+	f.s.fetchHeld.Add(int64(held))
 }
 
 // countRecords returns the number of records that whole batches say they hold.
@@ -196,13 +203,18 @@ func countRecords(b []byte) (n int) {
 // bytes returns the bytes of records in the answer.
 func (r *fetchResponse) bytes() (n int) {
 	for _, read := range r.reads {
-		n += len(read.res.Bytes)
+		n += read.res.Len()
 	}
 	return n
 }
 
-// release implements buffersResponse.
-func (r *fetchResponse) release(s *Server) { s.fetchHeld.Add(-int64(r.bytes())) }
+// release implements piecesResponse.
+func (r *fetchResponse) release(s *Server) {
+	for _, read := range r.reads {
+		s.fetchHeld.Add(-int64(len(read.res.Bytes)))
+		read.res.Release()
+	}
+}
 
 // watches returns channels of which one closes when a partition has more than is read next. They are taken before reading, so
 // that nothing falls between.
@@ -226,13 +238,13 @@ func (f *fetchCall) read() (total int, urgent bool) {
 			continue
 		}
 		if r.stale() {
-			if err := r.read(min(int(r.part.maxBytes), room-total), total == 0); err != nil {
+			if err := r.read(min(int(r.part.maxBytes), room-total), total == 0, f.c.sendsFiles()); err != nil {
 				r.fail(err)
 				urgent = true
 				continue
 			}
 		}
-		total += len(r.res.Bytes)
+		total += r.res.Len()
 	}
 	return total, urgent || total >= room
 }
@@ -251,8 +263,9 @@ func (r *fetchRead) stale() bool {
 	return !r.tried || r.res.HighWatermark != r.p.HighWatermark() || r.res.LastStable != r.p.LastStable()
 }
 
-func (r *fetchRead) read(bytesMax int, minOne bool) *kerr.Error {
+func (r *fetchRead) read(bytesMax int, minOne, extents bool) *kerr.Error {
 	r.tried = true
+	r.res.Release()
 	if bytesMax <= 0 && !minOne {
 		r.marks()
 		if r.part.offset < r.res.LogStart || r.part.offset > r.res.HighWatermark {
@@ -260,7 +273,7 @@ func (r *fetchRead) read(bytesMax int, minOne bool) *kerr.Error {
 		}
 		return nil
 	}
-	res, err := r.p.Read(r.part.offset, max(bytesMax, 0), r.committed, minOne)
+	res, err := r.p.Lend(r.part.offset, max(bytesMax, 0), r.committed, minOne, extents)
 	if err != nil {
 		return kafkaError(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/outrelay/outrelay/broker/auth"
+	"github.com/outrelay/outrelay/broker/segment"
 )
 
 // conn is one client connection. Its reader goroutine owns in, clientID, sasl, last and preAuthHeld, its writer goroutine owns out.
@@ -57,14 +58,20 @@ type call struct {
 	user, clientID string        // whose
 }
 
-// buffersResponse is an answer that is written as several buffers, so that record bytes are not copied.
-type buffersResponse interface {
+// piecesResponse is an answer that is written in several pieces, so that record bytes are not copied.
+type piecesResponse interface {
 	kmsg.Response
-	// appendBuffers appends the answer's body to b, with the records between as buffers of their own. It returns all buffers in
+	// appendPieces appends the answer's body to b, with the records between as pieces of their own. It returns all pieces in
 	// order and the b that they are parts of.
-	appendBuffers(b []byte) (net.Buffers, []byte)
+	appendPieces(b []byte) ([]piece, []byte)
 	// release is called once the answer was sent, or will not be.
 	release(s *Server)
+}
+
+// piece is a part of an answer: bytes in memory, or batches in a file.
+type piece struct {
+	bytes  []byte
+	extent *segment.Extent
 }
 
 func newConn(s *Server, l *listener, nc net.Conn) *conn {
@@ -277,8 +284,8 @@ func (c *conn) write() {
 			c.chargeAnswer(&k, resp)
 			err = c.send(k, resp)
 		}
-		if br, ok := resp.(buffersResponse); ok {
-			br.release(c.s)
+		if pr, ok := resp.(piecesResponse); ok {
+			pr.release(c.s)
 		}
 		if k.granted > 0 {
 			c.s.budget.Release(k.granted)
@@ -303,17 +310,10 @@ func (c *conn) send(k call, resp kmsg.Response) error {
 	if k.flexible {
 		b = append(b, 0)
 	}
-	if br, ok := resp.(buffersResponse); ok {
-		bufs, b := br.appendBuffers(b)
+	if pr, ok := resp.(piecesResponse); ok {
+		pieces, b := pr.appendPieces(b)
 		c.keep(b)
-		n := 0
-		for _, s := range bufs {
-			n += len(s)
-		}
-		putSize(b, n-4)
-		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout(n)))
-		_, err := bufs.WriteTo(c.nc)
-		return err
+		return c.sendPieces(b, pieces)
 	}
 	b = resp.AppendTo(b)
 	c.keep(b)
@@ -322,6 +322,45 @@ func (c *conn) send(k call, resp kmsg.Response) error {
 	_, err := c.nc.Write(b)
 	return err
 }
+
+// sendPieces writes pieces, the first of which begins with the four bytes of b that are for their size.
+func (c *conn) sendPieces(b []byte, pieces []piece) error {
+	n := 0
+	for _, p := range pieces {
+		n += p.len()
+	}
+	putSize(b, n-4)
+	_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout(n)))
+	bufs := make(net.Buffers, 0, len(pieces))
+	flush := func() error {
+		_, err := bufs.WriteTo(c.nc)
+		bufs = bufs[:0]
+		return err
+	}
+	for _, p := range pieces {
+		if p.extent == nil {
+			bufs = append(bufs, p.bytes)
+			continue
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		if err := p.extent.SendTo(c.nc); err != nil {
+			return err
+		}
+	}
+	return flush()
+}
+
+func (p piece) len() int {
+	if p.extent != nil {
+		return int(p.extent.Bytes())
+	}
+	return len(p.bytes)
+}
+
+// sendsFiles reports whether the kernel can send parts of files on this connection as they are.
+func (c *conn) sendsFiles() bool { return c.l.tcp != nil && c.l.tls == nil }
 
 // keep holds on to an answer's buffer for the next one, unless it is large.
 func (c *conn) keep(b []byte) {

@@ -62,6 +62,15 @@ func FrameBytesMax(key int16) int {
 // FetchHeld returns the bytes of records in answers that are being sent.
 func (s *Server) FetchHeld() int64 { return s.fetchHeld.Load() }
 
+// FetchedFromFiles returns how many bytes were sent from files.
+func (s *Server) FetchedFromFiles() int {
+	var m dto.Metric
+	if err := s.metrics.fetchedFileBytes.Write(&m); err != nil {
+		panic(err)
+	}
+	return int(m.GetCounter().GetValue())
+}
+
 // Connections returns the number of open connections.
 func (s *Server) Connections() int { return s.conns.count() }
 

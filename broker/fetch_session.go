@@ -262,13 +262,13 @@ func (s *fetchSession) filter(reads []*fetchRead, all bool) []*fetchRead {
 			continue
 		}
 		p := e.Value.(*fetchPart)
-		tell := all || len(r.res.Bytes) > 0 || r.code != 0 || r.diverging != nil ||
+		tell := all || r.res.Len() > 0 || r.code != 0 || r.diverging != nil ||
 			p.toldHigh != r.res.HighWatermark || p.toldStable != r.res.LastStable || p.toldStart != r.res.LogStart
 		p.toldHigh, p.toldStable, p.toldStart = r.res.HighWatermark, r.res.LastStable, r.res.LogStart
 		if r.code != 0 {
 			p.toldHigh = -1 // the end of the error is news
 		}
-		if len(r.res.Bytes) > 0 {
+		if r.res.Len() > 0 {
 			s.list.MoveToBack(e)
 		}
 		if tell {

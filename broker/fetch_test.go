@@ -304,3 +304,56 @@ func TestFetch_slowReadersGetLess(t *testing.T) {
 		t.Errorf("%d bytes with memory short", got)
 	}
 }
+
+// What has been read from the disk before is sent from the file: the same bytes, and no memory for them.
+func TestFetch_sendsFromTheFile(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string][]brokertest.Option{"disk": {brokertest.OnDisk(t)}, "memory": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := brokertest.New(t, opts...)
+			c := dialRaw(t, n)
+			createTopic(t, c, "t", 1)
+			var in [][]byte
+			for i := range 30 { // beyond what is kept in memory
+				in = append(in, plainBatch(string(bytes.Repeat([]byte{byte(i)}, 50_000+i))))
+				produce(t, c, "t", 0, in[i])
+			}
+			first := fetchAll(t, c, "t", 30)
+			if n.FetchedFromFiles() != 0 {
+				t.Error("what nobody has checked was sent from the file")
+			}
+			for i, b := range batches(t, first) {
+				if !bytes.Equal(b[record.PrefixBytes:], in[i][record.PrefixBytes:]) {
+					t.Errorf("batch %d is another than was produced", i)
+				}
+			}
+			if !bytes.Equal(fetchAll(t, c, "t", 30), first) {
+				t.Error("other bytes from the file")
+			}
+			if sent := n.FetchedFromFiles(); sent < len(first)/2 {
+				t.Errorf("%d bytes of %d were sent from the file", sent, len(first))
+			}
+			eventually(t, "no bytes are counted as being sent", func() bool { return n.FetchHeld() == 0 })
+		})
+	}
+}
+
+// fetchAll reads a partition up to an offset, in several answers.
+func fetchAll(t *testing.T, c *rawConn, topic string, to int64) (all []byte) {
+	t.Helper()
+	for next := int64(0); next < to; {
+		req := fetchRequest(topic, 0, next, 0)
+		req.MaxBytes, req.Topics[0].Partitions[0].PartitionMaxBytes = 400_000, 400_000
+		r := request[*kmsg.FetchResponse](c, req, 11)
+		sp := r.Topics[0].Partitions[0]
+		if sp.ErrorCode != 0 || len(sp.RecordBatches) == 0 {
+			t.Fatalf("fetch at %d: %+v", next, sp)
+		}
+		for _, b := range batches(t, sp.RecordBatches) {
+			next = b.LastOffset() + 1
+		}
+		all = append(all, sp.RecordBatches...)
+	}
+	return all
+}

@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"net"
-
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -32,21 +30,21 @@ func (r *fetchResponse) RequestKind() kmsg.Request { return &kmsg.FetchRequest{V
 
 // AppendTo appends the whole response body to b, records copied: for tests.
 func (r *fetchResponse) AppendTo(b []byte) []byte {
-	bufs, _ := r.appendBuffers(nil)
-	for _, s := range bufs {
-		b = append(b, s...)
+	pieces, _ := r.appendPieces(nil)
+	for _, p := range pieces {
+		b = append(b, p.bytes...)
 	}
 	return b
 }
 
 // cut says that a partition's records belong after the first `at` bytes of the encoding.
 type cut struct {
-	at    int
-	bytes []byte
+	at      int
+	records piece
 }
 
-// appendBuffers implements buffersResponse.
-func (r *fetchResponse) appendBuffers(b []byte) (net.Buffers, []byte) {
+// appendPieces implements piecesResponse.
+func (r *fetchResponse) appendPieces(b []byte) ([]piece, []byte) {
 	flexible := r.IsFlexible()
 	var cuts []cut
 	b = appendInt32(b, r.throttle)
@@ -63,13 +61,13 @@ func (r *fetchResponse) appendBuffers(b []byte) (net.Buffers, []byte) {
 	if flexible {
 		b = append(b, 0)
 	}
-	bufs := make(net.Buffers, 0, 2*len(cuts)+1)
+	pieces := make([]piece, 0, 2*len(cuts)+1)
 	from := 0
 	for _, c := range cuts {
-		bufs = append(bufs, b[from:c.at:c.at], c.bytes)
+		pieces = append(pieces, piece{bytes: b[from:c.at:c.at]}, c.records)
 		from = c.at
 	}
-	return append(bufs, b[from:]), b
+	return append(pieces, piece{bytes: b[from:]}), b
 }
 
 func countTopics(reads []*fetchRead) (n int) {
@@ -102,9 +100,9 @@ func (r *fetchResponse) appendTopic(b []byte, cuts []cut, reads []*fetchRead) ([
 	b = appendLen(b, len(reads), flexible)
 	for _, read := range reads {
 		b = r.appendPartition(b, read)
-		b = appendLen(b, len(read.res.Bytes), flexible) // never null: librdkafka takes -1 for a broken answer
-		if len(read.res.Bytes) > 0 {
-			cuts = append(cuts, cut{len(b), read.res.Bytes})
+		b = appendLen(b, read.res.Len(), flexible) // never null: librdkafka takes -1 for a broken answer
+		if read.res.Len() > 0 {
+			cuts = append(cuts, cut{len(b), piece{read.res.Bytes, read.res.Extent}})
 		}
 		if flexible {
 			b = read.appendTags(b)

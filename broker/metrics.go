@@ -17,6 +17,7 @@ type metrics struct {
 
 	producedBytes, producedRecords  prometheus.Counter
 	fetchedBytes, fetchedRecords    prometheus.Counter
+	fetchedFileBytes                prometheus.Counter
 	acceptErrors, panics, throttled prometheus.Counter
 	quotaThrottled                  prometheus.Counter
 	refused                         *prometheus.CounterVec
@@ -37,6 +38,7 @@ func newMetrics(s *Server) *metrics {
 	m.producedBytes = counter("produced_bytes_total", "Bytes of record batches that entered the log.")
 	m.producedRecords = counter("produced_records_total", "Records that entered the log.")
 	m.fetchedBytes = counter("fetched_bytes_total", "Bytes of record batches sent to clients.")
+	m.fetchedFileBytes = counter("fetched_file_bytes_total", "Of these, bytes that the kernel sent from files, not through this process's memory.")
 	m.fetchedRecords = counter("fetched_records_total", "Records sent to clients, as their batches count them.")
 	m.acceptErrors = counter("accept_errors_total", "Connections that the system could not hand over.")
 	m.panics = counter("panics_total", "Requests whose handler failed by a bug.")

@@ -91,15 +91,22 @@ type ProduceResult struct {
 	Err           error
 }
 
-// FetchResult is what Read found. Bytes holds whole batches, beginning with the one that contains the offset asked for; they
-// may be sent as they are. The caller owns Bytes.
+// FetchResult is what Read or Lend found: whole batches, beginning with the one that contains the offset asked for; they
+// may be sent as they are. Those of Read belong to the caller, those of Lend until Release.
 type FetchResult struct {
-	Bytes         []byte
-	Next          int64 // the offset after the last batch in Bytes
+	segment.Chunk
 	HighWatermark int64
 	LastStable    int64
 	LogStart      int64
 	Aborted       []segment.AbortedTxn // only with readCommitted
+}
+
+// Len returns how many bytes the batches have.
+func (r *FetchResult) Len() int {
+	if r.Extent != nil {
+		return int(r.Extent.Bytes())
+	}
+	return len(r.Bytes)
 }
 
 // ProducerState describes a producer that the partition remembers (DescribeProducers).

@@ -16,8 +16,19 @@ import (
 // the end it returns no bytes and no error: Watch says when to ask again. It may block on the disk. Errors:
 // OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR (see Damage); the watermarks of the result are set then too.
 func (p *Partition) Read(from int64, maxBytes int, readCommitted, minOne bool) (FetchResult, error) {
+	return p.read(from, readCommitted, func(limit int64) (segment.Chunk, error) { return p.log.Read(from, limit, maxBytes, minOne) })
+}
+
+// Lend is Read for who sends the batches and forgets them: see segment.Log.Lend. The caller calls Release.
+func (p *Partition) Lend(from int64, maxBytes int, readCommitted, minOne, extents bool) (FetchResult, error) {
+	return p.read(from, readCommitted, func(limit int64) (segment.Chunk, error) {
+		return p.log.Lend(from, limit, maxBytes, minOne, extents)
+	})
+}
+
+func (p *Partition) read(from int64, readCommitted bool, batches func(limit int64) (segment.Chunk, error)) (FetchResult, error) {
 	// The watermark first: what is loaded later is not older than it.
-	r := FetchResult{HighWatermark: p.hw.Load(), Next: from}
+	r := FetchResult{HighWatermark: p.hw.Load(), Chunk: segment.Chunk{Next: from}}
 	r.LogStart = p.start.Load()
 	r.LastStable = min(p.lso.Load(), r.HighWatermark)
 	if p.Damage() != nil {
@@ -33,7 +44,7 @@ func (p *Partition) Read(from int64, maxBytes int, readCommitted, minOne bool) (
 	if from >= limit {
 		return r, nil
 	}
-	c, err := p.log.Read(from, limit, maxBytes, minOne)
+	c, err := batches(limit)
 	switch {
 	case errors.Is(err, segment.ErrOutOfRange): // retention went by
 		r.LogStart = max(r.LogStart, p.start.Load())
@@ -42,14 +53,14 @@ func (p *Partition) Read(from int64, maxBytes int, readCommitted, minOne bool) (
 		p.unreadable(from, err)
 		return r, kerr.KafkaStorageError
 	}
-	r.Bytes = c.Bytes
-	if len(c.Bytes) > 0 {
-		r.Next = c.Next
+	if len(c.Bytes) > 0 || c.Extent != nil {
+		r.Chunk = c
 		if readCommitted {
 			if r.Aborted, err = p.log.Aborted(from, c.Next); err != nil {
 				// Without the list a reader would take aborted records for committed ones.
 				p.unreadable(from, fmt.Errorf("aborted transactions: %w", err))
-				r.Bytes, r.Next = nil, from
+				r.Release()
+				r.Next = from
 				return r, kerr.KafkaStorageError
 			}
 		}

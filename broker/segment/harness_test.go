@@ -242,10 +242,40 @@ func (m *model) advance() error {
 	return m.log.AdvanceStart(m.start)
 }
 
+// readOnce reads in one of the ways there are. What is lent is copied and given back at once.
+func readOnce(log *segment.Log, rnd *rand.Rand, from, limit int64) (segment.Chunk, error) {
+	most := rnd.IntN(3000)
+	if rnd.IntN(2) == 0 {
+		return log.Read(from, limit, most, true)
+	}
+	return lend(log, from, limit, most, true)
+}
+
+// lend is Lend with extents, its batches copied and given back. The extent stays set, to tell.
+func lend(log *segment.Log, from, limit int64, most int, minOne bool) (segment.Chunk, error) {
+	c, err := log.Lend(from, limit, most, minOne, true)
+	if err != nil {
+		return c, err
+	}
+	defer c.Release()
+	out := segment.Chunk{Bytes: bytes.Clone(c.Bytes), Extent: c.Extent, Next: c.Next}
+	if c.Extent != nil {
+		var b bytes.Buffer
+		if err := c.Extent.SendTo(&b); err != nil {
+			return out, err
+		}
+		if int64(b.Len()) != c.Extent.Bytes() {
+			return out, fmt.Errorf("extent of %d bytes sent %d", c.Extent.Bytes(), b.Len())
+		}
+		out.Bytes = b.Bytes()
+	}
+	return out, nil
+}
+
 // readAll reads [from, next) as a client does, in bites of any size.
 func readAll(log *segment.Log, rnd *rand.Rand, from, limit int64) (all []record.Batch, err error) {
 	for from < limit {
-		c, err := log.Read(from, limit, rnd.IntN(3000), true)
+		c, err := readOnce(log, rnd, from, limit)
 		if err != nil {
 			return nil, fmt.Errorf("read at %d: %w", from, err)
 		}

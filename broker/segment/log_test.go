@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"path"
 	"strings"
 	"sync"
@@ -461,16 +462,16 @@ func TestReaders_areNeverDisturbed(t *testing.T) {
 	b := newBench(t, segment.Options{SegmentBytes: 2000, IndexIntervalBytes: 200, TailBytes: 4000})
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	for range 4 {
+	for i := range uint64(4) {
 		wg.Go(func() {
-			from := int64(0)
+			from, rnd := int64(0), rand.New(rand.NewPCG(i, 0))
 			for {
 				select {
 				case <-done:
 					return
 				default:
 				}
-				c, err := b.log.Read(from, 1<<40, 700, true)
+				c, err := readOnce(b.log, rnd, from, 1<<40)
 				if errors.Is(err, segment.ErrOutOfRange) {
 					from = b.log.LogStartOffset()
 					continue

@@ -17,14 +17,16 @@ var errIndex = fmt.Errorf("index disagrees with the log: %w", ErrCorrupt)
 // batches before and behind leave room for it, since the first 16 bytes are not covered by the CRC. What compaction has left gaps around may
 // hide a changed base offset from it, not from [Log.Scrub].
 type reading struct {
+	request
 	from, limit int64
-	maxBytes    int
-	minOne      bool
+	until       int64   // a byte where it ends, if it gets there; 0: none
 	end         int64   // bytes of the file that count
 	segLimit    int64   // no batch of the segment reaches it
 	epochs      []Epoch // of the log
 	pos         int64   // of the next batch; after a read, where the next one begins
 	next        int64   // no batch at pos may have a smaller base offset
+	lent        []byte  // by the pool; the batches lie in it
+	marks       []mark  // of what was checked, where extents are wanted
 }
 
 // place says where in the file err is.
@@ -45,6 +47,14 @@ func (r *reading) run(f io.ReaderAt, at place, check bool, slack int) (c Chunk, 
 	if at.offset == r.from {
 		slack = 0 // the batch stands where the read begins
 	}
+	defer func() {
+		if len(c.Bytes) > 0 {
+			c.lent = r.lent
+		} else {
+			reads.Put(r.lent)
+		}
+		r.lent = nil
+	}()
 	buf, last, err := r.seek(f, at, check, int64(slack))
 	if buf == nil || err != nil {
 		return c, false, err
@@ -55,6 +65,9 @@ func (r *reading) run(f io.ReaderAt, at place, check bool, slack int) (c Chunk, 
 		return c, true, nil
 	}
 	most := max(int64(r.maxBytes), size)
+	if r.until > r.pos {
+		most = max(min(most, r.until-r.pos), size)
+	}
 	if int64(len(buf)) < min(most, r.end-r.pos) {
 		if buf, err = r.fill(f, buf, min(most, r.end-r.pos), most); err != nil {
 			return c, false, err
@@ -111,6 +124,8 @@ func (r *reading) header(b []byte, pos int64) (size, last int64, err error) {
 func (r *reading) gather(f io.ReaderAt, buf []byte, most int64) (c Chunk, found bool, err error) {
 	c.Next = r.from
 	n, prev := int64(0), int64(0) // bytes that are good; of them, those of the last batch
+	r.mark(place{record.Batch(buf).BaseOffset(), r.pos}, 0)
+	var records int64 // since the last mark
 	for n+record.HeaderBytes <= int64(len(buf)) {
 		var size, last int64
 		if size, last, err = r.header(buf[n:], r.pos+n); err != nil {
@@ -124,7 +139,12 @@ func (r *reading) gather(f io.ReaderAt, buf []byte, most int64) (c Chunk, found 
 			err = fmt.Errorf("%v: %w", err, ErrCorrupt)
 			break
 		}
+		records += int64(record.Batch(buf[n:]).Count())
 		n, prev, r.next = n+size, size, last+1
+		if r.markedBefore(r.pos + n - markBytes + 1) {
+			r.mark(place{r.next, r.pos + n}, records)
+			records = 0
+		}
 	}
 	if err == nil && r.pos+n < r.end && n+record.HeaderBytes > int64(len(buf)) {
 		if err = r.behind(f, r.pos+n); err != nil {
@@ -137,6 +157,12 @@ func (r *reading) gather(f io.ReaderAt, buf []byte, most int64) (c Chunk, found 
 	}
 	if n > 0 {
 		c.Bytes, c.Next = buf[:n:n], lastBefore(buf[:n])+1
+	}
+	if r.markedBefore(r.pos + n) {
+		r.mark(place{c.Next, r.pos + n}, records)
+	}
+	if err != nil {
+		r.marks = nil
 	}
 	r.pos += n
 	return c, true, nil
@@ -176,7 +202,7 @@ func (r *reading) fill(f io.ReaderAt, buf []byte, need, window int64) ([]byte, e
 	if want < need {
 		return nil, fmt.Errorf("%d bytes, fewer than a batch has: %w", want, ErrCorrupt)
 	}
-	fresh := make([]byte, want)
+	fresh := r.memory(int(want))
 	n, err := f.ReadAt(fresh, r.pos)
 	if int64(n) < want {
 		if err == nil || err == io.EOF {
@@ -186,6 +212,26 @@ func (r *reading) fill(f io.ReaderAt, buf []byte, need, window int64) ([]byte, e
 	}
 	return fresh, nil
 }
+
+// memory returns n bytes, and takes those back that it gave before.
+func (r *reading) memory(n int) []byte {
+	if !r.lend {
+		return make([]byte, n)
+	}
+	reads.Put(r.lent)
+	r.lent = reads.Get(n)
+	return r.lent
+}
+
+// mark notes a place between checked batches.
+func (r *reading) mark(p place, records int64) {
+	if r.extents {
+		r.marks = append(r.marks, mark{p, records})
+	}
+}
+
+// markedBefore reports whether the last mark stands before byte pos.
+func (r *reading) markedBefore(pos int64) bool { return r.extents && last(r.marks).pos < pos }
 
 // epochAt returns the leader epoch in which the batch at offset was written; ok is false where the epochs do not reach back so far.
 func epochAt(es []Epoch, offset int64) (epoch int32, ok bool) {

@@ -30,6 +30,8 @@ type segment struct {
 	known   atomic.Bool
 	hint    atomic.Pointer[place] // where the last cold read ended
 
+	verified verified // parts of the file
+
 	mu      sync.Mutex // guards all below; held while an index is read or rebuilt
 	f       vfs.File   // nil while nobody needs it
 	refs    int
@@ -121,6 +123,7 @@ func (s *segment) rest() {
 		return
 	}
 	s.closeLocked()
+	s.verified.forget()
 	s.index, s.indexed = nil, false
 	s.aborted, s.txns = nil, false
 }
