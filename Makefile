@@ -12,8 +12,8 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 SYSTEM  := ./test/...
 UNIT    := $$($(GO) list ./... | grep -v '/test/')
 # Random tests whose long form is for soak; the crash test over wal, segment and replica stays whole.
-BRIEF   := ./relay ./broker/segment
-WHOLE   := $$($(GO) list ./... | grep -vE '/test/|/relay$$|/broker/segment$$')
+BRIEF   := ./relay ./broker/segment ./sources/mysql
+WHOLE   := $$($(GO) list ./... | grep -vE '/test/|/relay$$|/broker/segment$$|/sources/mysql$$')
 FUZZTIME ?= 2s
 
 export CGO_ENABLED ?= 0
@@ -70,7 +70,7 @@ fuzz: ## ten minutes of each fuzz target
 	@FUZZTIME=10m scripts/fuzz
 
 soak: build build-failpoints ## the long forms of the crash and fault tests
-	OUTRELAY_SOAK=1 OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 4h $(SYSTEM) ./broker/... ./relay/...
+	OUTRELAY_SOAK=1 OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 4h $(SYSTEM) ./broker/... ./relay/... ./sources/...
 	$(BIN) demo --for 10m --rate 1000 --crash --json
 
 compat-kafka: build build-failpoints deps deps-kafka ## the system and crash tests of the whole path with Apache Kafka as the log
