@@ -19,7 +19,7 @@ FUZZTIME ?= 2s
 export CGO_ENABLED ?= 0
 
 .PHONY: help build build-failpoints deps deps-mysql deps-kafka deps-clients compat kafka demo check test test-unit test-system fuzz-short fuzz soak compat-kafka lint lint-full schema \
-        bench-relay bench-latency bench-sink bench-log clean
+        bench-relay bench-latency bench-sink bench-log bench-scale clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | sort
@@ -101,6 +101,9 @@ bench-sink: build deps ## apply a backlog into PostgreSQL, beside pgbench
 	$(BIN) bench sink --out docs/benchmarks
 bench-log: build deps-kafka ## the log alone, beside Apache Kafka and kfake (FLAGS="--for 60s --rounds 5" for figures to rely on)
 	$(BIN) bench log --out docs/benchmarks $(FLAGS)
+
+bench-scale: build ## the log with 1,000 partitions, 10 GiB and 100 members
+	$(BIN) bench scale --out docs/benchmarks $(FLAGS)
 
 clean: ## remove what was built
 	rm -rf bin

@@ -42,8 +42,11 @@ The exit code says whether it could be measured, not whether the targets were me
 		a.benchVerb("log", "The log alone, beside Apache Kafka and kfake", `  outrelay bench log
   outrelay bench log --only produce,fetch --for 60s --rounds 5
   outrelay bench log --rows 500 --for 3s --rounds 1`, bench.Log),
+		a.benchVerb("scale", "The log with 1,000 partitions, 10 GiB and 100 members", `  outrelay bench scale
+  outrelay bench scale --rows 1000000 --for 5s --rounds 1    # a backlog of 1 GiB`, bench.Scale),
 		newKfakeServe(a),
 		newKafkaServe(a),
+		newBenchRead(a),
 	)
 	return cmd
 }
@@ -86,14 +89,14 @@ func (a *app) benchVerb(name, short, example string, run benchFunc) *cobra.Comma
 		f.StringSliceVar(&o.Only, "only", nil, "what to measure, of "+strings.Join(bench.LogCases(), ", ")+" (default: everything)")
 	}
 	switch name {
-	case "relay", "sink", "log":
-		f.IntVar(&o.Rows, "rows", 0, "size of the backlog; for log, how many transactions at most (default: the one of the target)")
+	case "relay", "sink", "log", "scale":
+		f.IntVar(&o.Rows, "rows", 0, "size of the backlog; for log, how many transactions at most; for scale, records of 1 KiB (default: the one of the target)")
 	}
 	switch name {
 	case "latency":
 		f.IntVar(&o.Rate, "rate", 1000, "events a second")
 		fallthrough
-	case "log", "sink":
+	case "log", "scale", "sink":
 		f.DurationVar(&o.For, "for", 0*time.Second, "how long a timed run takes (default: the one of the target)")
 	}
 	return cmd
@@ -114,6 +117,29 @@ func newKfakeServe(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&topic, "topic", "bench", "topic to create")
 	cmd.Flags().Int32Var(&partitions, "partitions", 16, "its partitions")
+	return cmd
+}
+
+// newBenchRead is how `bench scale` reads in a process of its own; nobody else needs it.
+func newBenchRead(a *app) *cobra.Command {
+	var topic string
+	var partitions int
+	var length time.Duration
+	cmd := &cobra.Command{
+		Use: "read", Short: "Read a topic again and again for a time, and print how many records came", Hidden: true, Args: cobra.NoArgs,
+		Example: `  outrelay bench read --kafka 127.0.0.1:9092 --topic t --for 10s`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := bench.Read(cmd.Context(), a.kafka, topic, partitions, length)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.out, n)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&topic, "topic", "bench", "topic to read")
+	cmd.Flags().IntVar(&partitions, "partitions", 16, "its partitions")
+	cmd.Flags().DurationVar(&length, "for", 10*time.Second, "how long")
 	return cmd
 }
 

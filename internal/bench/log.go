@@ -66,6 +66,11 @@ func logCases() []logCase {
 			run: func(ctx context.Context, e *env, seed, topic string) (logSample, error) {
 				return manyClients(ctx, seed, topic, e.o.For)
 			}},
+		{name: "bare", title: "64 bare connections, one record in flight each, 16 partitions", unit: "records/s", partitions: logPartitions,
+			sides: []string{sideOurs, sideKafka, sideKafkaSync, sideControl, sideKfake},
+			run: func(ctx context.Context, e *env, seed, topic string) (logSample, error) {
+				return bareClients(ctx, seed, topic, logPartitions, e.o.For)
+			}},
 		{name: "txn", title: "transactions of one record, one after the other", unit: "transactions/s", partitions: logPartitions,
 			sides: []string{sideOurs, sideKafka, sideControl, sideKfake},
 			run: func(ctx context.Context, e *env, seed, topic string) (logSample, error) {

@@ -88,7 +88,7 @@ func fetchUntil(ctx context.Context, seed, topic string, partitions []int32, war
 	}
 }
 
-// fetcher is a bare connection that fetches.
+// fetcher is a bare connection that fetches, or whatever it is asked to.
 type fetcher struct {
 	conn  net.Conn
 	topic string
@@ -109,7 +109,7 @@ func dialFetcher(ctx context.Context, seed, topic string) (*fetcher, error) {
 
 // fetch asks for what is at next, moves next on and returns how many records came. A partition that is at its end begins again.
 func (f *fetcher) fetch(next map[int32]int64) (records int64, err error) {
-	resp, err := f.roundTrip(next)
+	resp, err := f.ask(next)
 	if err != nil {
 		return 0, err
 	}
@@ -129,7 +129,7 @@ func (f *fetcher) fetch(next map[int32]int64) (records int64, err error) {
 	return records, nil
 }
 
-func (f *fetcher) roundTrip(next map[int32]int64) (*kmsg.FetchResponse, error) {
+func (f *fetcher) ask(next map[int32]int64) (*kmsg.FetchResponse, error) {
 	req := kmsg.NewPtrFetchRequest()
 	req.Version = fetchVersion
 	req.ReplicaID, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.SessionEpoch = -1, 100, 1, fetchBytes, -1
@@ -141,9 +141,28 @@ func (f *fetcher) roundTrip(next map[int32]int64) (*kmsg.FetchResponse, error) {
 		t.Partitions = append(t.Partitions, rp)
 	}
 	req.Topics = append(req.Topics, t)
+	resp := kmsg.NewPtrFetchResponse()
+	resp.Version = fetchVersion
+	return resp, f.exchange(req, resp)
+}
+
+// flexibleHeader is the length of an answer's header: correlation id, no tags.
+const flexibleHeader = 5
+
+// exchange sends a request of a flexible version and decodes its answer, which refers to the connection's buffer.
+func (f *fetcher) exchange(req kmsg.Request, resp kmsg.Response) error {
 	f.corr++
 	f.req = kmsg.NewRequestFormatter(kmsg.FormatterClientID("bench")).AppendRequest(f.req[:0], req, f.corr)
-	if _, err := f.conn.Write(f.req); err != nil {
+	body, err := f.roundTrip(f.req)
+	if err != nil {
+		return err
+	}
+	return resp.(interface{ UnsafeReadFrom([]byte) error }).UnsafeReadFrom(body[flexibleHeader:])
+}
+
+// roundTrip sends a frame and returns the answer's, without its size; it lies in the connection's buffer.
+func (f *fetcher) roundTrip(frame []byte) ([]byte, error) {
+	if _, err := f.conn.Write(frame); err != nil {
 		return nil, err
 	}
 	var size [4]byte
@@ -151,20 +170,15 @@ func (f *fetcher) roundTrip(next map[int32]int64) (*kmsg.FetchResponse, error) {
 		return nil, err
 	}
 	n := int(binary.BigEndian.Uint32(size[:]))
-	if n > 2*fetchBytes {
+	if n < flexibleHeader || n > 2*fetchBytes {
 		return nil, fmt.Errorf("answer of %d bytes", n)
 	}
 	if cap(f.buf) < n {
 		f.buf = make([]byte, n)
 	}
 	f.buf = f.buf[:n]
-	if _, err := io.ReadFull(f.conn, f.buf); err != nil {
-		return nil, err
-	}
-	resp := kmsg.NewPtrFetchResponse()
-	resp.Version = fetchVersion
-	const header = 5 // correlation id, no tags
-	return resp, resp.UnsafeReadFrom(f.buf[header:])
+	_, err := io.ReadFull(f.conn, f.buf)
+	return f.buf, err
 }
 
 // batchesEnd returns the offset after the last whole batch of b; from when there is none.

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// sendFileBytes is how much one call moves at most, so that one connection does not hold its thread for long.
-const sendFileBytes = 4 << 20
+// sendFileBytes is how much one call moves at most: others get their turn in between, so that a reader of much does not delay a producer of little.
+const sendFileBytes = 128 << 10
 
 // sendFile sends by sendfile(2); done is false where it cannot, and nothing was written then.
 func sendFile(w io.Writer, f File, off, n int64) (done bool, err error) {
@@ -47,6 +48,7 @@ func sendAll(to syscall.RawConn, from int, off, n int64) (err error) {
 			switch {
 			case sent > 0:
 				n -= int64(sent)
+				runtime.Gosched()
 			case errors.Is(err, unix.EINTR):
 			case errors.Is(err, unix.EAGAIN):
 				err = nil
