@@ -119,9 +119,15 @@ func (g *memberGroup) join(ctx context.Context, n int) error {
 	for range n {
 		cl, err := kgo.NewClient(kgo.WithContext(ctx), kgo.SeedBrokers(g.seed), kgo.ConsumerGroup(groupName(g.next)),
 			kgo.ConsumeTopics(scaleGroupTopic), kgo.HeartbeatInterval(scaleHeartbeat), kgo.Balancers(kgo.RangeBalancer()), kgo.DisableClientMetrics(),
-			kgo.OnPartitionsAssigned(func(_ context.Context, cl *kgo.Client, parts map[string][]int32) { g.move(cl, len(parts[scaleGroupTopic])) }),
-			kgo.OnPartitionsRevoked(func(_ context.Context, cl *kgo.Client, parts map[string][]int32) { g.move(cl, -len(parts[scaleGroupTopic])) }),
-			kgo.OnPartitionsLost(func(_ context.Context, cl *kgo.Client, parts map[string][]int32) { g.move(cl, -len(parts[scaleGroupTopic])) }))
+			kgo.OnPartitionsAssigned(func(_ context.Context, cl *kgo.Client, parts map[string][]int32) {
+				g.move(cl, len(parts[scaleGroupTopic]))
+			}),
+			kgo.OnPartitionsRevoked(func(_ context.Context, cl *kgo.Client, parts map[string][]int32) {
+				g.move(cl, -len(parts[scaleGroupTopic]))
+			}),
+			kgo.OnPartitionsLost(func(_ context.Context, cl *kgo.Client, parts map[string][]int32) {
+				g.move(cl, -len(parts[scaleGroupTopic]))
+			}))
 		if err != nil {
 			return err
 		}
