@@ -24,6 +24,7 @@ const (
 	PositionsPartitions = 16 // for good: a source belongs to the partition that its name hashes to
 	IndexTopic          = "__outrelay_index"
 	IndexPartitions     = 16
+	MigrationTopic      = "__outrelay_migration" // one partition; docs/format/migration-record.md
 )
 
 // Record headers that the relay writes and consumers read (docs/event-router.md). HeaderID is Debezium's; the others are ours.

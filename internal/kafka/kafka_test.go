@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -93,6 +94,56 @@ func TestPartitioner_ObeysAnExplicitPartition(t *testing.T) {
 	}
 	if p.RequiresConsistency(&kgo.Record{Partition: kafka.AnyPartition}) {
 		t.Error("a null key may go anywhere")
+	}
+}
+
+func TestReadRuns_followOnEachOther(t *testing.T) {
+	t.Parallel()
+	c, cl := newLog(t)
+	ctx := context.Background()
+	if _, err := kafka.EnsureTopic(ctx, cl, "t", 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	a := newClient(t, c, kgo.TransactionalID("a"), kgo.RecordPartitioner(kafka.Partitioner()))
+	for i := range 12 {
+		transact(t, a, i%3 > 0, &kgo.Record{Topic: "t", Value: []byte{byte(i)}}) // each with a marker
+	}
+	read := func(from, upTo int64) (runs []kafka.Run, values []byte) {
+		err := kafka.ReadRuns(ctx, cl, "t", 0, from, upTo, func(r kafka.Run) error {
+			runs = append(runs, r)
+			for _, rec := range r.Records {
+				if rec.Offset < r.From || rec.Offset >= r.Next {
+					t.Errorf("offset %d in [%d, %d)", rec.Offset, r.From, r.Next)
+				}
+				values = append(values, rec.Value...)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range runs {
+			if i > 0 && r.From != runs[i-1].Next {
+				t.Errorf("run [%d, %d) after [%d, %d)", r.From, r.Next, runs[i-1].From, runs[i-1].Next)
+			}
+		}
+		return runs, values
+	}
+	runs, values := read(0, 24)
+	if runs[0].From != 0 || runs[len(runs)-1].Next != 24 || fmt.Sprint(values) != "[1 2 4 5 7 8 10 11]" {
+		t.Errorf("%d runs to %d: %v", len(runs), runs[len(runs)-1].Next, values)
+	}
+	if runs, values = read(3, 9); runs[0].From != 3 || runs[len(runs)-1].Next != 9 || fmt.Sprint(values) != "[2 4]" {
+		t.Errorf("of [3, 9): %v, %v", runs, values)
+	}
+	// What the log no longer holds is left out, and seen to be.
+	os := kadm.Offsets{}
+	os.AddOffset("t", 0, 10, -1)
+	if _, err := kadm.NewClient(cl).DeleteRecords(ctx, os); err != nil {
+		t.Fatal(err)
+	}
+	if runs, values = read(3, 24); runs[0].From != 10 || fmt.Sprint(values) != "[5 7 8 10 11]" {
+		t.Errorf("after deletion: %v, %v", runs, values)
 	}
 }
 

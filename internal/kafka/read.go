@@ -72,6 +72,27 @@ func offsets(ctx context.Context, cl *kgo.Client, topic string, list func(contex
 // below upTo was seen. It waits while a transaction that is still open holds readers below upTo; ctx bounds the wait. Gaps left by
 // compaction, aborted transactions and markers are no obstacle. The record is fn's to keep. From below the log's start begins at the start.
 func ReadCommitted(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, upTo int64, fn func(*kgo.Record) error) error {
+	return ReadRuns(ctx, cl, topic, partition, from, upTo, func(run Run) error {
+		for _, r := range run.Records {
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Run is a stretch of a partition: all its committed records with offsets in [From, Next). What else lies there are markers, aborted
+// records, and what compaction took.
+type Run struct {
+	From, Next int64
+	Records    []*kgo.Record
+}
+
+// ReadRuns is ReadCommitted for those who must know how far they have come where there are no records to show for it: fn gets runs that follow on
+// each other up to upTo. Only where the log no longer holds what comes next does a run begin above the end of the one before. A run is what one answer
+// of at most 16 MiB, or one batch that is larger, holds.
+func ReadRuns(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, upTo int64, fn func(Run) error) error {
 	place := fmt.Sprintf("read %s/%d", topic, partition)
 	f, err := newFetcher(ctx, cl, topic, partition)
 	if err != nil {
@@ -82,9 +103,16 @@ func ReadCommitted(ctx context.Context, cl *kgo.Client, topic string, partition 
 			return wrap(err, "%s at offset %d, waiting for %d", place, from, upTo)
 		}
 		p, next, err := f.fetch(ctx, from)
-		if errors.Is(err, kerr.OffsetOutOfRange) && p.LogStartOffset > from {
-			from = p.LogStartOffset
-			continue
+		if errors.Is(err, kerr.OffsetOutOfRange) {
+			// The answer does not say where the log starts; it may have moved while we read.
+			starts, serr := StartOffsets(ctx, cl, topic)
+			if serr != nil {
+				return serr
+			}
+			if starts[partition] > from {
+				from = starts[partition]
+				continue
+			}
 		}
 		if err != nil {
 			if kerr.IsRetriable(err) { // the leader moved: look again
@@ -94,20 +122,29 @@ func ReadCommitted(ctx context.Context, cl *kgo.Client, topic string, partition 
 			}
 			return wrap(err, "%s at offset %d", place, from)
 		}
-		for _, r := range p.Records {
-			if r.Offset >= upTo {
-				return nil
-			}
-			if err := fn(r); err != nil {
-				return err
-			}
-		}
 		if next <= from && p.LastStableOffset >= upTo {
-			return nil // nothing is left below upTo: compaction took the tail
+			return fn(Run{From: from, Next: upTo}) // nothing is left below upTo: compaction took the tail
 		}
-		from = max(from, next)
+		if next <= from {
+			continue // an open transaction holds us
+		}
+		run := Run{From: from, Next: min(next, upTo), Records: below(p.Records, upTo)}
+		if err := fn(run); err != nil {
+			return err
+		}
+		from = run.Next
 	}
 	return nil
+}
+
+// below returns the records with offsets below limit, of records in offset order.
+func below(rs []*kgo.Record, limit int64) []*kgo.Record {
+	for i, r := range rs {
+		if r.Offset >= limit {
+			return rs[:i]
+		}
+	}
+	return rs
 }
 
 // fetcher reads one partition by plain Fetch requests, so that it knows how far it has come when there are no records to
