@@ -3,25 +3,53 @@ package relay
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/kafka"
 )
 
+// EnsureInternalTopics makes the topics that outrelay keeps for itself in a log, and refuses them where they stand otherwise than they must. What is
+// only worth a warning goes to log; nil discards it.
+func EnsureInternalTopics(ctx context.Context, o kafka.Options, cl *kgo.Client, log *slog.Logger) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	for _, t := range internalTopics(o) {
+		st, err := o.EnsureTopic(ctx, cl, t.Name, t.Partitions, t.Configs)
+		if err == nil {
+			err = checkInternal(ctx, o, cl, log, t.Name, st)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func internalTopics(o kafka.Options) []Topic {
+	return []Topic{
+		{Name: o.PositionsTopic(), Partitions: kafka.PositionsPartitions, Configs: positionsConfigs()},
+		{Name: o.IndexTopic(), Partitions: kafka.IndexPartitions, Configs: indexConfigs()},
+	}
+}
+
 // checkInternal refuses a topic of ours that somebody else has made in a way that would lose what it is for.
-func (s *session) checkInternal(ctx context.Context, name string, st kafka.TopicState) error {
-	if !s.o.Kafka.Internal(name) {
+func checkInternal(ctx context.Context, o kafka.Options, cl *kgo.Client, log *slog.Logger, name string, st kafka.TopicState) error {
+	if !o.Internal(name) {
 		return nil
 	}
-	positions := name == s.o.Kafka.PositionsTopic()
+	positions := name == o.PositionsTopic()
 	if positions && st.Partitions != kafka.PositionsPartitions {
 		return &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "positions-partitions", Place: "topic " + name,
 			Cause: fmt.Sprintf("it has %d partitions, not %d: sources would not be found again", st.Partitions, kafka.PositionsPartitions),
 			Fix:   "delete the topic if no source has a position yet; else this log cannot be used"}
 	}
-	d, err := kafka.Durability(ctx, s.admin, name)
+	d, err := kafka.Durability(ctx, cl, name)
 	if err != nil {
 		return err
 	}
@@ -35,7 +63,7 @@ func (s *session) checkInternal(ctx context.Context, name string, st kafka.Topic
 			Fix:   alterConfig(name, "min.insync.replicas="+strconv.Itoa(max(1, d.Replicas-1)))}
 	}
 	if err == nil && d.Replicas >= 3 && min < 2 {
-		s.o.Logger.Warn("a topic of outrelay's own is acknowledged by one replica alone: losing it loses positions", "topic", name,
+		log.Warn("a topic of outrelay's own is acknowledged by one replica alone: losing it loses positions", "topic", name,
 			"min.insync.replicas", min, "replicas", d.Replicas, "fix", alterConfig(name, "min.insync.replicas=2"))
 	}
 	return nil

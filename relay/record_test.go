@@ -34,6 +34,16 @@ func TestPositionRecord_IsAsItWasWrittenDown(t *testing.T) {
 	if got, err := relay.ParsePosition([]byte(wantBegan)); err != nil || got != began {
 		t.Errorf("parsed %+v, %v", got, err)
 	}
+	moved := p
+	moved.MovedTo, moved.MovedAt = "log-2", time.Date(2026, 11, 25, 0, 0, 1, 0, time.UTC)
+	const wantMoved = `{"v":2,"source":"shop","place":"0/1A2B3C8","committed_at":"2026-11-23T01:02:03.456789Z","events":1234,"in_txn":false,` +
+		`"moved_to":"log-2","moved_at":"2026-11-25T00:00:01Z","position":{"lsn":"0/1A2B3C8","x":"<&>"}}`
+	if got := string(moved.Append(nil)); got != wantMoved {
+		t.Errorf("got  %s\nwant %s", got, wantMoved)
+	}
+	if got, err := relay.ParsePosition([]byte(wantMoved)); err != nil || got != moved {
+		t.Errorf("parsed %+v, %v", got, err)
+	}
 	if got := relay.PositionPartition("shop"); got != kafka.PartitionOf([]byte("shop"), 16) {
 		t.Errorf("partition %d", got)
 	}
@@ -103,7 +113,7 @@ func TestRecords_RefuseWhatTheyCannotRead(t *testing.T) {
 		"no position":                 {`{"v":1,"source":"shop"}`, outrelay.ErrDataHalt},
 		"an intent that says nothing": {`{"v":1,"source":"shop","initialising":true}`, outrelay.ErrDataHalt},
 		"an intent and a position":    {`{"v":1,"source":"shop","initialising":true,"intent":{},"position":1}`, outrelay.ErrDataHalt},
-		"newer version":               {`{"v":2,"source":"shop","position":1}`, outrelay.ErrEnvironment},
+		"newer version":               {`{"v":3,"source":"shop","position":1}`, outrelay.ErrEnvironment},
 	} {
 		if _, err := relay.ParsePosition([]byte(c.value)); !errors.Is(err, c.class) {
 			t.Errorf("%s: position: %v, want %v", name, err, c.class)
@@ -125,7 +135,7 @@ func FuzzRecords(f *testing.F) {
 		if p, err := relay.ParsePosition(value); err == nil {
 			again, err := relay.ParsePosition(p.Append(nil))
 			// What a time says below a microsecond is not kept.
-			p.CommittedAt, again.CommittedAt = time.Time{}, time.Time{}
+			p.CommittedAt, again.CommittedAt, p.MovedAt, again.MovedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 			if err != nil || again != p {
 				t.Fatalf("%v\ngot  %+v\nwant %+v", err, again, p)
 			}

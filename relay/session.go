@@ -138,10 +138,7 @@ func (s *session) publish(ctx context.Context) (progressed bool, err error) {
 
 // ensureTopics makes the topics that must stand before anything is relayed.
 func (s *session) ensureTopics(ctx context.Context) error {
-	want := []Topic{
-		{Name: s.o.Kafka.PositionsTopic(), Partitions: kafka.PositionsPartitions, Configs: positionsConfigs()},
-		{Name: s.o.Kafka.IndexTopic(), Partitions: kafka.IndexPartitions, Configs: indexConfigs()},
-	}
+	want := internalTopics(s.o.Kafka)
 	for _, t := range s.o.Topics {
 		def(&t.Partitions, s.o.Partitions)
 		want = append(want, t)
@@ -151,7 +148,7 @@ func (s *session) ensureTopics(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.checkInternal(ctx, t.Name, st); err != nil {
+		if err := checkInternal(ctx, s.o.Kafka, s.admin, s.o.Logger, t.Name, st); err != nil {
 			return err
 		}
 		if len(st.Differs) > 0 {
