@@ -122,6 +122,21 @@ type MultiApplier interface {
 	ApplyAll(ctx context.Context, bs []Batch) error
 }
 
+// Relocator is an OffsetStore whose rows can be moved to another log.
+type Relocator interface {
+	OffsetStore
+	// Relocate moves rows of a group to the partitions that hold the same records in another log, all in one transaction or none of them, and
+	// fences their owners: the epoch grows by one. It waits for transactions of owners that are under way. A row that is not as it is said to be by then, or
+	// whose place is taken, fails all of it with ErrConflict: read the rows again.
+	Relocate(ctx context.Context, group string, rs []Relocation) error
+}
+
+// Relocation is what becomes of one row of outrelay_offsets.
+type Relocation struct {
+	From, To       Partition // of the same number
+	Next, NextThen int64     // next offset in the one log and in the other
+}
+
 // OffsetRow is one row of outrelay_offsets.
 type OffsetRow struct {
 	Group     string

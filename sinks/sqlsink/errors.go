@@ -77,11 +77,11 @@ func (r ForeignRow) Halt(group string, p sinks.Partition) error {
 	e := &outrelay.Error{
 		Class: outrelay.ErrDataHalt, Place: fmt.Sprintf("group %s, topic %s", group, p.Topic),
 		Fix: fmt.Sprintf("to go on in this log: `outrelay groups reset %[1]s --topic %[2]s --to earliest` (processes all of the topic) or `--to latest` (skips what is in it); "+
-			"to go on where the group was: bring the old log or topic back", group, p.Topic),
+			"to go on where the group was: run with the log or topic that it was on", group, p.Topic),
 	}
 	if r.LogID != p.LogID {
 		e.Code = "other-log"
-		e.Cause = fmt.Sprintf("the sink has processed partition %s up to offset %s of another log, %s; this one is %s. Was the data directory deleted, or `log:` changed?", r.Partition, r.Next, r.LogID, p.LogID)
+		e.Cause = fmt.Sprintf("the sink has processed partition %s up to offset %s of another log, %s; this one is %s. Was the data directory deleted, `log:` changed, or the log migrated?", r.Partition, r.Next, r.LogID, p.LogID)
 		return e
 	}
 	e.Code = "other-topic"
