@@ -14,12 +14,12 @@ import (
 
 func newLog(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "log", Short: "Examine, mend, back up and restore the files of the log",
-		Long: `Works on the files of a data directory. verify changes nothing, and nothing here ever deletes a record: docs/operations/log-tools.md says what each failure looks
-like and what to type.`,
-		Example: "  outrelay log verify --data /var/lib/outrelay\n  outrelay log backup /backup/2026-11-25",
+		Use: "log", Short: "Examine, mend, back up, restore and migrate the log",
+		Long: `All but migrate work on the files of a data directory. verify changes nothing, and nothing here ever deletes a record: docs/operations/log-tools.md says what each failure looks
+like and what to type. migrate moves everything to another log: docs/operations/migrate.md.`,
+		Example: "  outrelay log verify --data /var/lib/outrelay\n  outrelay log backup /backup/2026-11-25\n  outrelay log migrate --to outrelay-kafka.yaml",
 	}
-	cmd.AddCommand(logVerify(a), logDump(a), logRepair(a), logBackup(a), logRestore(a))
+	cmd.AddCommand(logVerify(a), logDump(a), logRepair(a), logBackup(a), logRestore(a), logMigrate(a))
 	return cmd
 }
 
@@ -91,13 +91,14 @@ func (a *app) printVerified(r *offline.Report) error {
 // bar is a progress line on a terminal; elsewhere nothing is shown.
 type bar struct {
 	what    string
+	unit    func(n int64) string
 	on      bool
 	started time.Time
 	shown   time.Time
 }
 
 func newBar(what string) *bar {
-	return &bar{what: what, on: isTerminal(os.Stderr), started: time.Now()}
+	return &bar{what: what, unit: bytesOf, on: isTerminal(os.Stderr), started: time.Now()}
 }
 
 // barAfter is how long work may take before it says how far it is.
@@ -122,7 +123,7 @@ func (b *bar) show(done, total int64) {
 			line[i] = '#'
 		}
 	}
-	fmt.Fprintf(os.Stderr, "\r%s [%s] %3.0f %% of %s ", b.what, line, share*100, bytesOf(total))
+	fmt.Fprintf(os.Stderr, "\r%s [%s] %3.0f %% of %s ", b.what, line, share*100, b.unit(total))
 }
 
 func (b *bar) clear() {

@@ -30,7 +30,7 @@ var layers = map[string]int{
 	"broker/wal": 5, "broker/segment": 5, "broker/transport": 5, "broker/auth": 5, "internal/testenv": 5,
 	"broker/replica": 6, "broker/cluster": 6, "relay": 6, "consumer": 6, "internal/kafka": 6,
 	"broker": 7, "admin": 7, "broker/offline": 7, "broker/brokertest": 7, "relay/relaytest": 7,
-	"internal/audit": 7, "internal/demo": 8, "internal/bench": 8,
+	"internal/audit": 7, "internal/migrate": 7, "internal/demo": 8, "internal/bench": 8,
 	"internal/daemon": 8,
 	"cmd":             9,
 	"internal/lint":   9, "test": 9,

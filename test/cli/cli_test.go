@@ -127,6 +127,11 @@ func TestExitCodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	valid := filepath.Join(t.TempDir(), "valid.yaml")
+	text := strings.NewReplacer("${env:SHOP_DSN}", "postgres://u@127.0.0.1:1/shop", "${env:WAREHOUSE_DSN}", "postgres://u@127.0.0.1:1/warehouse").Replace(demo.ConfigText)
+	if err := os.WriteFile(valid, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		args string
@@ -154,6 +159,10 @@ func TestExitCodes(t *testing.T) {
 		{"bad start", "consume t --from yesterday --kafka 127.0.0.1:1", 2, "write earliest, latest, or a time"},
 		{"a topic's config as Kafka's tools name it", "topics alter t --config retention.ms=1 --kafka 127.0.0.1:1", 2, "a config of the topic is set with --set retention.ms=…"},
 		{"a file for a verb of topics", "topics create t --set retention.ms=1 -c none.yaml", 2, "none.yaml: there is no such file"},
+		{"migrate into what", "log migrate", 2, "--to names the configuration whose log is the new one; see `outrelay log migrate --help`"},
+		{"migrate two ways", "log migrate --to x.yaml --ahead --abandon", 2, "only --ahead --dry-run go together"},
+		{"migrate into a file that is not there", "log migrate --to none.yaml", 2, "none.yaml: there is no such file"},
+		{"migrate out of a directory that is not there", "log migrate -c " + valid + " --to " + valid, 3, "there is no such data directory [data-dir]"},
 		{"no process", "status --http 127.0.0.1:1", 3, "[no-process]"},
 		{"no log", "topics list --kafka 127.0.0.1:1", 3, "[log-unreachable]"},
 		{"data directory is a file", "run --log-only --data /dev/null/x --http-listen 127.0.0.1:0 --kafka-listen 127.0.0.1:0", 3, "[data-dir]"},
