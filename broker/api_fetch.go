@@ -29,8 +29,13 @@ import (
 
 const isolationReadCommitted = 1
 
-// fetchShortBytes is what one fetch may answer while the answers being sent hold as much as Options.MemoryBytes.
-const fetchShortBytes = 1 << 20
+// While the answers being sent hold as much as Options.MemoryBytes, each further one may have a part of what is left of as much again, within these
+// limits. So all of them hold at most twice that, and fetchShortBytesMin or one batch for each connection.
+const (
+	fetchShortPart     = 8
+	fetchShortBytesMin = 64 << 10
+	fetchShortBytesMax = 1 << 20
+)
 
 // fetchRead is one partition of a fetch.
 type fetchRead struct {
@@ -55,6 +60,7 @@ type fetchCall struct {
 	c     *conn
 	req   *kmsg.FetchRequest
 	reads []*fetchRead
+	held  int64 // of Server.fetchHeld
 }
 
 func handleFetch(s *Server, c *conn, kreq kmsg.Request) pending {
@@ -72,7 +78,7 @@ func (f *fetchCall) run() kmsg.Response {
 	}
 	f.resolve(parts)
 	f.poll()
-	resp.reads = f.reads
+	resp.reads, resp.held = f.reads, f.held
 	if session != nil {
 		resp.session = session.id
 		resp.reads = session.filter(f.reads, f.req.SessionEpoch == epochInitial)
@@ -169,10 +175,9 @@ func (f *fetchCall) poll() {
 			break
 		}
 	}
-	n, held, records, fromFiles := 0, 0, 0, 0
+	n, records, fromFiles := 0, 0, 0
 	for _, r := range f.reads {
 		n += r.res.Len()
-		held += len(r.res.Bytes)
 		if r.res.Extent != nil {
 			records += int(r.res.Extent.Records())
 			fromFiles += r.res.Len()
@@ -183,7 +188,6 @@ func (f *fetchCall) poll() {
 	f.s.metrics.fetchedBytes.Add(float64(n))
 	f.s.metrics.fetchedFileBytes.Add(float64(fromFiles))
 	f.s.metrics.fetchedRecords.Add(float64(records))
-	f.s.fetchHeld.Add(int64(held))
 }
 
 // countRecords returns the number of records that whole batches say they hold.
@@ -210,8 +214,8 @@ func (r *fetchResponse) bytes() (n int) {
 
 // release implements piecesResponse.
 func (r *fetchResponse) release(s *Server) {
+	s.fetchHeld.Add(-r.held)
 	for _, read := range r.reads {
-		s.fetchHeld.Add(-int64(len(read.res.Bytes)))
 		read.res.Release()
 	}
 }
@@ -232,6 +236,7 @@ func (f *fetchCall) watches() []<-chan struct{} {
 // error, or because it is full.
 func (f *fetchCall) read() (total int, urgent bool) {
 	room := f.room()
+	defer f.settle()
 	for _, r := range f.reads {
 		if r.code != 0 || r.diverging != nil {
 			urgent = true
@@ -246,16 +251,39 @@ func (f *fetchCall) read() (total int, urgent bool) {
 		}
 		total += r.res.Len()
 	}
-	return total, urgent || total >= room
+	return total, urgent || total > 0 && total >= room
 }
 
-// room returns how many bytes the answer may have.
+// room returns how many bytes the answer may have, and holds them until the read is done: many may read at once.
 func (f *fetchCall) room() int {
-	room := min(max(int(f.req.MaxBytes), 0), f.s.opts.FetchMaxBytes)
-	if f.s.fetchHeld.Load() > f.s.opts.MemoryBytes {
-		room = min(room, fetchShortBytes)
+	want := int64(0)
+	for _, r := range f.reads {
+		want += max(int64(r.part.maxBytes), 0)
 	}
-	return room
+	want = min(want, max(int64(f.req.MaxBytes), 0), int64(f.s.opts.FetchMaxBytes))
+	for {
+		all := f.s.fetchHeld.Load()
+		others := all - f.held
+		room := want
+		if left := f.s.opts.MemoryBytes - others; left < want {
+			more := (left + f.s.opts.MemoryBytes) / fetchShortPart
+			room = min(want, max(left, min(max(more, fetchShortBytesMin), fetchShortBytesMax)))
+		}
+		if f.s.fetchHeld.CompareAndSwap(all, others+room) {
+			f.held = room
+			return int(room)
+		}
+	}
+}
+
+// settle makes what was read what this answer holds: bytes in memory alone, not those that go out from a file.
+func (f *fetchCall) settle() {
+	n := int64(0)
+	for _, r := range f.reads {
+		n += int64(len(r.res.Bytes))
+	}
+	f.s.fetchHeld.Add(n - f.held)
+	f.held = n
 }
 
 // stale reports whether reading again could give more.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/outrelay/outrelay/broker/auth"
 	"github.com/outrelay/outrelay/broker/segment"
@@ -38,7 +39,8 @@ type conn struct {
 	in       frameReader
 	clientID string // of the request at hand; handlers that keep it must copy it before they return
 
-	queue chan call // started requests, in order; its capacity is the pipelining limit
+	queue chan call           // started requests, in order; its capacity is the pipelining limit
+	ahead *semaphore.Weighted // bytes of frames, Produce's apart, that were read and not answered yet; capacity pipelinedBytesMax
 	owed  atomic.Int32
 	out   []byte // reused for every answer
 }
@@ -51,8 +53,10 @@ type call struct {
 	started  time.Time
 	pending  pending
 	granted  int64  // bytes of the budget that it holds
+	ahead    int64  // bytes of conn.ahead that it holds
 	bare     []byte // the whole answer, where it is not one of an API
 
+	worked         time.Duration // how long the writer has worked on it, where the API is late
 	throttle       time.Duration // by quotas
 	quotas         *auth.Quotas  // that the answer is counted against; nil: none
 	user, clientID string        // whose
@@ -78,7 +82,7 @@ func newConn(s *Server, l *listener, nc net.Conn) *conn {
 	if l.tls != nil {
 		nc = tls.Server(nc, l.tls) // the handshake is made by greet
 	}
-	c := &conn{s: s, l: l, nc: nc, queue: make(chan call, s.opts.MaxPipelined)}
+	c := &conn{s: s, l: l, nc: nc, queue: make(chan call, s.opts.MaxPipelined), ahead: semaphore.NewWeighted(pipelinedBytesMax)}
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
 	c.in = frameReader{s: s, nc: nc, br: bufio.NewReaderSize(nc, 4<<10)}
 	return c
@@ -142,8 +146,12 @@ func (c *conn) logEnd(err error) {
 	}
 }
 
-// read starts requests until the connection ends. It stops reading while MaxPipelined answers are owed, and while the budget has
-// no room for a Produce body.
+// pipelinedBytesMax is what the frames of one connection may have together that were read and not answered yet; a larger one comes alone. A request that
+// is decoded takes a few tens of times its frame, and a client that does not read its answers makes all of them wait.
+const pipelinedBytesMax = 1 << 20
+
+// read starts requests until the connection ends. It stops reading while MaxPipelined answers are owed, or pipelinedBytesMax bytes of requests, and
+// while the budget has no room for a Produce body.
 func (c *conn) read() error {
 	busy := func() bool { return c.owed.Load() > 0 }
 	for {
@@ -172,21 +180,43 @@ func (c *conn) request(n int, h header) error {
 	if err != nil {
 		return err
 	}
-	var granted int64
+	var granted, ahead int64
 	if h.key == 0 {
 		granted = min(int64(n), c.s.opts.MemoryBytes)
 		if err := c.grant(granted); err != nil {
 			return err
 		}
+	} else if c.l.tcp != nil { // clients of this process are never held back by what is no Produce
+		ahead = min(int64(n), pipelinedBytesMax)
+		done, err := c.admitFrame(n, ahead)
+		if err != nil {
+			return err
+		}
+		defer done()
 	}
 	call, err := c.start(a, h, n, granted)
 	if err != nil {
 		c.s.budget.Release(granted)
 		return err
 	}
-	call.granted = granted
+	call.granted, call.ahead = granted, ahead
 	c.charge(&call, n)
 	return c.enqueue(call)
+}
+
+// admitFrame waits until there is room for the frame of a request that is no Produce: ahead bytes of the connection's own, which the writer gives back, and
+// for a large one of what may arrive over all connections, which done gives back.
+func (c *conn) admitFrame(n int, ahead int64) (done func(), err error) {
+	if err := c.ahead.Acquire(c.ctx, ahead); err != nil {
+		return nil, context.Cause(c.ctx)
+	}
+	if n <= frameStepBytes {
+		return func() {}, nil
+	}
+	if err := c.s.arriving.Acquire(c.ctx, int64(n)); err != nil {
+		return nil, context.Cause(c.ctx)
+	}
+	return func() { c.s.arriving.Release(int64(n)) }, nil
 }
 
 // enqueue hands a started request to the writer. It waits while too many answers are owed.
@@ -255,6 +285,9 @@ func (c *conn) start(a *api, h header, n int, granted int64) (call, error) {
 
 // handle calls the handler. A panic is a bug in one request: it ends this connection, not the server.
 func (c *conn) handle(a *api, req kmsg.Request) (p pending, err error) {
+	if a.late {
+		return func() kmsg.Response { return c.guarded(a, req)() }, nil // under wait's recovery
+	}
 	defer c.recovered(a, &err)
 	return c.guarded(a, req), nil
 }
@@ -279,7 +312,7 @@ func (c *conn) write() {
 			c.owed.Add(-1)
 			continue
 		}
-		resp, err := c.wait(k)
+		resp, err := c.waitFor(&k)
 		if err == nil && resp != nil && c.ctx.Err() == nil {
 			c.chargeAnswer(&k, resp)
 			err = c.send(k, resp)
@@ -290,6 +323,7 @@ func (c *conn) write() {
 		if k.granted > 0 {
 			c.s.budget.Release(k.granted)
 		}
+		c.ahead.Release(k.ahead)
 		c.owed.Add(-1)
 		c.s.metrics.observe(k.api.key, time.Since(k.started))
 		if err != nil {
@@ -298,8 +332,13 @@ func (c *conn) write() {
 	}
 }
 
-func (c *conn) wait(k call) (resp kmsg.Response, err error) {
+// waitFor returns a request's answer, once it is there.
+func (c *conn) waitFor(k *call) (resp kmsg.Response, err error) {
 	defer c.recovered(k.api, &err)
+	if k.api.late {
+		began := time.Now()
+		defer func() { k.worked = time.Since(began) }()
+	}
 	return k.pending(), nil
 }
 

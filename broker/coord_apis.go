@@ -13,14 +13,14 @@ import (
 func (s *Server) coordinatorAPIs() []api {
 	return []api{
 		{key: 8, min: 0, max: 9, handle: handleOffsetCommit},
-		{key: 9, min: 0, max: 9, handle: handleOffsetFetch},
+		{key: 9, min: 0, max: 9, handle: handleOffsetFetch, late: true},
 		{key: 10, min: 0, max: 6, handle: handleFindCoordinator},
 		{key: 11, min: 0, max: 9, handle: handleJoinGroup},
 		{key: 12, min: 0, max: 4, handle: handleHeartbeat},
 		{key: 13, min: 0, max: 5, handle: handleLeaveGroup},
 		{key: 14, min: 0, max: 5, handle: handleSyncGroup},
-		{key: 15, min: 0, max: 6, handle: handleDescribeGroups},
-		{key: 16, min: 0, max: 5, handle: handleListGroups},
+		{key: 15, min: 0, max: 6, handle: handleDescribeGroups, late: true},
+		{key: 16, min: 0, max: 5, handle: handleListGroups, late: true},
 		{key: 22, min: 0, max: 5, handle: handleInitProducerID},
 		{key: 24, min: 0, max: 5, handle: handleAddPartitionsToTxn},
 		{key: 25, min: 0, max: 4, handle: handleAddOffsetsToTxn},
@@ -29,7 +29,7 @@ func (s *Server) coordinatorAPIs() []api {
 		{key: 42, min: 0, max: 2, handle: handleDeleteGroups},
 		{key: 47, min: 0, max: 0, handle: handleOffsetDelete},
 		{key: 68, min: 0, max: 1, handle: handleConsumerGroupHeartbeat},
-		{key: 69, min: 0, max: 1, handle: handleConsumerGroupDescribe},
+		{key: 69, min: 0, max: 1, handle: handleConsumerGroupDescribe, late: true},
 	}
 }
 

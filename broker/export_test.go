@@ -74,6 +74,33 @@ func (s *Server) FetchedFromFiles() int {
 // Connections returns the number of open connections.
 func (s *Server) Connections() int { return s.conns.count() }
 
+// WrapListeners puts fn's listeners in the place of the TCP ones. It is called between Open and Run.
+func (s *Server) WrapListeners(fn func(net.Listener) net.Listener) {
+	for _, l := range s.listeners[1:] {
+		l.tcp = fn(l.tcp)
+	}
+}
+
+// For tests of limits.
+var (
+	ConnectionsAllowed = connectionsAllowed
+	ArrivingBytes      = arrivingBytes
+	FilesMax           = filesMax
+)
+
+// PipelinedBytesMax is pipelinedBytesMax; FetchShortBytesMin is fetchShortBytesMin.
+const (
+	PipelinedBytesMax  = pipelinedBytesMax
+	FetchShortBytesMin = fetchShortBytesMin
+)
+
+// AcceptErrors returns how many connections the system did not hand over.
+func (s *Server) AcceptErrors() float64 {
+	var m dto.Metric
+	_ = s.metrics.acceptErrors.Write(&m)
+	return m.GetCounter().GetValue()
+}
+
 // BudgetFree reports whether no Produce body is held.
 func (s *Server) BudgetFree() bool {
 	if !s.budget.TryAcquire(s.opts.MemoryBytes) {

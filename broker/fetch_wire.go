@@ -13,6 +13,7 @@ type fetchResponse struct {
 	code    int16
 	session int32
 	reads   []*fetchRead // by topic: neighbours of one topic share an element of the answer
+	held    int64        // of Server.fetchHeld, until it is sent
 
 	throttle int32 // milliseconds
 }

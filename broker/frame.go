@@ -36,6 +36,10 @@ func (s *Server) frameBytesMax(key int16) int {
 	return smallFrameBytes
 }
 
+// arrivingBytes is what frames above frameStepBytes, Produce's apart, may have together while they arrive and are decoded. Others wait, and not for each other:
+// what is decoded holds none of it.
+func arrivingBytes(o Options) int64 { return max(o.MemoryBytes/8, listFrameBytes) }
+
 // header is the start of a request. The bytes before the body differ by version; clientID aliases the frame.
 type header struct {
 	key, version int16

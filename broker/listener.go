@@ -28,6 +28,8 @@ type listener struct {
 	mem  chan net.Conn    // nil for TCP
 	done chan struct{}
 	once sync.Once
+
+	saidAt time.Time // when it was last logged that accepting fails; the accepting goroutine's
 }
 
 func (l *listener) advertised() string { return net.JoinHostPort(l.host, strconv.Itoa(int(l.port))) }
@@ -122,13 +124,13 @@ func (s *Server) accept(l *listener) {
 				return
 			default:
 			}
-			// Out of file descriptors, most likely: closing others may help, spinning does not.
-			s.log.Warn("accept", "listener", l.name, "error", err)
-			s.metrics.acceptErrors.Inc()
+			l.acceptFailed(s, err) // out of file descriptors, most likely
+			pause := s.clock.NewTimer(acceptPause)
 			select {
 			case <-l.done:
+				pause.Stop()
 				return
-			case <-time.After(100 * time.Millisecond):
+			case <-pause.C():
 			}
 			continue
 		}
@@ -153,7 +155,7 @@ func (s *Server) admit(l *listener, nc net.Conn) {
 		refuse("authentication memory")
 		return
 	}
-	if !s.conns.add(c, s.opts.MaxConnections) {
+	if !s.conns.add(c, s.connectionsMax) {
 		c.givePreAuth()
 		s.addresses.give(ip)
 		refuse("connections")

@@ -97,9 +97,13 @@ type Options struct {
 
 	// MemoryBytes bounds the bytes of Produce bodies being handled, over all connections; 0 means 128 MiB.
 	MemoryBytes int64
-	// MaxConnections bounds TCP connections over all listeners; 0 means 10,000. The in-memory listener is not counted.
+	// MaxConnections bounds TCP connections over all listeners; 0 means 10,000. The in-memory listener is not counted. The bound is at most three
+	// quarters of the files that the process may open: see descriptors.go.
 	MaxConnections int
-	// MaxPipelined bounds the requests of one connection that were read and not yet answered; 0 means 128.
+	// FilesMax is how many files the process may have open; 0 asks the system.
+	FilesMax uint64
+	// MaxPipelined bounds the requests of one connection that were read and not yet answered; 0 means 128. Together they have pipelinedBytesMax bytes
+	// at most, or there is only one; bodies of Produce are counted by MemoryBytes instead.
 	MaxPipelined int
 	// IdleTimeout closes a connection on which nothing was asked for so long; 0 means 10 minutes. A frame that was begun must
 	// arrive within FrameTimeout; 0 means 60 s.

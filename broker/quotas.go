@@ -73,8 +73,13 @@ func (c *conn) charge(k *call, n int) {
 	c.mute(k.throttle)
 }
 
-// chargeAnswer counts the bytes of a Fetch, and writes into an answer how long its client is throttled. It is called by the writer.
+// chargeAnswer counts the bytes of a Fetch, and the time of what the writer has started, and writes into an answer how long its client is throttled. It is
+// called by the writer.
 func (c *conn) chargeAnswer(k *call, resp kmsg.Response) {
+	if k.worked > 0 && k.quotas != nil {
+		k.throttle = max(k.throttle, c.s.quotas.use(k.quotas, c.s.clock.Now(), k.user, k.clientID, auth.RequestPercentage, k.worked.Seconds()))
+		c.mute(k.throttle)
+	}
 	if f, ok := resp.(*fetchResponse); ok && k.quotas != nil {
 		k.throttle = max(k.throttle, c.s.quotas.use(k.quotas, c.s.clock.Now(), k.user, k.clientID, auth.ConsumerByteRate, float64(f.bytes())))
 		c.mute(k.throttle)

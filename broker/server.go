@@ -53,13 +53,15 @@ type Server struct {
 	topics   topics
 	sessions *fetchSessions
 	budget   *semaphore.Weighted // bytes of Produce bodies in flight; capacity opts.MemoryBytes
+	arriving *semaphore.Weighted // bytes of other large frames that arrive or are decoded; capacity arrivingBytes
 
 	fetchHeld atomic.Int64  // bytes of records in answers that are being sent
 	codecs    record.Codecs // decompression for checks; bounded output
 	bodies    bytepool.Pool // buffers of Produce bodies
 
-	listeners []*listener // [0] is the in-memory one
-	conns     connSet
+	listeners      []*listener // [0] is the in-memory one
+	conns          connSet
+	connectionsMax int // TCP connections that may be open
 
 	ctx    context.Context // ends at Close, or when the node cannot go on
 	cancel context.CancelCauseFunc
@@ -88,12 +90,14 @@ func (s *Server) Open(ctx context.Context) (err error) {
 	s.addresses = addresses{connsMax: s.opts.MaxConnectionsPerIP, perSecond: s.opts.ConnectionsPerIPPerSecond}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.budget = semaphore.NewWeighted(s.opts.MemoryBytes)
+	s.arriving = semaphore.NewWeighted(arrivingBytes(s.opts))
 	s.sessions = newFetchSessions(fetchSessionSlots)
 	defer func() {
 		if err != nil {
 			_ = s.Close()
 		}
 	}()
+	s.limitConnections()
 	if err := s.bindListeners(); err != nil { // first: a port in use is the commonest mistake, and the quickest to find
 		return err
 	}

@@ -51,7 +51,7 @@ type Broker struct {
 	ReplicationFactor int      `yaml:"replication_factor" jsonschema_description:"Copies of a partition; at most the number of nodes, which is 1." example:"1"`
 	Groups            Groups   `yaml:"groups,omitempty" jsonschema_description:"Consumer groups of the new protocol (KIP-848)."`
 	Retention         Duration `yaml:"retention" jsonschema_description:"How long records are kept where the topic does not say." example:"7d"`
-	Memory            Size     `yaml:"memory" jsonschema_description:"Bound on bytes of Produce requests in flight. Seven eighths of it is also the size from which the garbage collector works harder (GOMEMLIMIT overrides that)." example:"256MB"`
+	Memory            Size     `yaml:"memory" jsonschema_description:"Bound on bytes of Produce requests in flight, and on bytes of records in answers, of which slow readers hold twice that at most. Seven eighths of it is also the size from which the garbage collector works harder (GOMEMLIMIT overrides that)." example:"256MB"`
 	Scrub             Size     `yaml:"scrub" jsonschema_description:"Bytes a second at which all segments are read and checked in the background, once a day." example:"8MB"`
 	Reserve           Size     `yaml:"reserve" jsonschema_description:"Room that is kept on the disk: while less is free, producers are refused and readers served. At most an eighth of the disk." example:"64MB"`
 }

@@ -42,7 +42,7 @@ type User struct {
 
 // Limits bound connections.
 type Limits struct {
-	Connections         int `yaml:"connections" jsonschema_description:"Connections over all listeners." example:"10000"`
+	Connections         int `yaml:"connections" jsonschema_description:"Connections over all listeners; at most three quarters of the files that the process may open." example:"10000"`
 	ConnectionsPerIP    int `yaml:"connections_per_ip" jsonschema_description:"Connections of one address; the loopback is not limited." example:"1000"`
 	ConnectionRatePerIP int `yaml:"connection_rate_per_ip" jsonschema_description:"New connections of one address a second, twice as many at once; the loopback is not limited." example:"100"`
 }
