@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
@@ -158,6 +159,54 @@ func TestDataDir_staleLock(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// B106: that others may change the log, or that it is another user's, is said with the way to mend it. A directory that the server makes itself is its own.
+func TestDataDir_ofOthers(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		perm  os.FileMode
+		owner int
+		want  []string
+	}{
+		{0o700, 7, nil},
+		{0o770, 7, nil}, // a volume of a group
+		{0o777, 7, []string{"every user of this machine may write to it (mode 0777)"}},
+		{0o702, 7, []string{"(mode 0702)"}},
+		{0o700, 8, []string{"belongs to user 8, and this process is user 7"}},
+		{0o777, 0, []string{"mode 0777", "belongs to user 0"}},
+	} {
+		got := broker.DataDirWarnings(vfs.Info{Perm: tc.perm, Owner: tc.owner}, 7)
+		if len(got) != len(tc.want) {
+			t.Errorf("%04o of %d: %q", tc.perm, tc.owner, got)
+			continue
+		}
+		for i := range got {
+			if !strings.Contains(got[i], tc.want[i]) {
+				t.Errorf("%04o of %d: %q, want %q", tc.perm, tc.owner, got[i], tc.want[i])
+			}
+		}
+	}
+	open := filepath.Join(t.TempDir(), "open")
+	if err := os.Mkdir(open, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o777); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]int{open: 1, filepath.Join(t.TempDir(), "own"): 0} {
+		var said logs
+		s := broker.New(broker.Options{DataDir: dir, Logger: slog.New(slog.NewTextHandler(&said, nil))})
+		if err := s.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if l := said.lines("data directory: every user"); len(l) != want || want > 0 && !strings.Contains(l[0], "chmod o-w") {
+			t.Errorf("%s: said %q", dir, l)
+		}
 	}
 }
 

@@ -24,6 +24,15 @@ func connectionsAllowed(configured int, files uint64) int {
 	return configured
 }
 
+// filesMax returns how many files this process may have open; 0 where that cannot be found out.
+func filesMax() uint64 {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return 0
+	}
+	return uint64(l.Cur)
+}
+
 // limitConnections decides how many connections are taken, and says so where it is less than what is configured.
 func (s *Server) limitConnections() {
 	files := s.opts.FilesMax

@@ -10,9 +10,9 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/outrelay/outrelay/internal/clock"
-
 	"github.com/outrelay/outrelay/broker/replica"
+	"github.com/outrelay/outrelay/internal/clock"
+	"github.com/outrelay/outrelay/internal/vfs"
 )
 
 // For tests of the package from outside.
@@ -74,6 +74,14 @@ func (s *Server) FetchedFromFiles() int {
 // Connections returns the number of open connections.
 func (s *Server) Connections() int { return s.conns.count() }
 
+// DataDirWarnings returns what is said of a data directory, and how to mend it.
+func DataDirWarnings(info vfs.Info, euid int) (ws []string) {
+	for _, w := range dataDirWarnings(info, euid) {
+		ws = append(ws, w.cause+"; "+w.fix)
+	}
+	return ws
+}
+
 // WrapListeners puts fn's listeners in the place of the TCP ones. It is called between Open and Run.
 func (s *Server) WrapListeners(fn func(net.Listener) net.Listener) {
 	for _, l := range s.listeners[1:] {
@@ -85,7 +93,6 @@ func (s *Server) WrapListeners(fn func(net.Listener) net.Listener) {
 var (
 	ConnectionsAllowed = connectionsAllowed
 	ArrivingBytes      = arrivingBytes
-	FilesMax           = filesMax
 )
 
 // PipelinedBytesMax is pipelinedBytesMax; FetchShortBytesMin is fetchShortBytesMin.
@@ -98,6 +105,13 @@ const (
 func (s *Server) AcceptErrors() float64 {
 	var m dto.Metric
 	_ = s.metrics.acceptErrors.Write(&m)
+	return m.GetCounter().GetValue()
+}
+
+// Refused returns how many connections were closed for a reason.
+func (s *Server) Refused(reason string) float64 {
+	var m dto.Metric
+	_ = s.metrics.refused.WithLabelValues(reason).Write(&m)
 	return m.GetCounter().GetValue()
 }
 

@@ -22,37 +22,40 @@ func sized(n uint32, rest ...byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, n), rest...)
 }
 
-// B68, B71–B74, B85: what is no request closes the connection, and no other.
+// B68, B71–B74, B85: what is no request closes the connection, and no other. Each is counted by why.
 func TestFrames_badOnesClose(t *testing.T) {
 	t.Parallel()
 	n := brokertest.New(t)
 	metadata := []byte{0, 3, 0, 1, 0, 0, 0, 1, 0, 0}
+	want := map[string]float64{}
 	for _, c := range []struct {
 		name string
 		b    []byte
+		why  string
 	}{
-		{"B68 size -1", sized(0xffffffff)},
-		{"B68 size 0", sized(0)},
-		{"B68 size below a header", sized(7)},
-		{"B68 size 2^31-1", sized(0x7fffffff)},
-		{"B68 size above the cap of its key", sized(50<<20, metadata...)},
-		{"B70 unknown key", sized(10, 0x03, 0xe7, 0, 0, 0, 0, 0, 1, 0, 0)},
-		{"B70 key not served", sized(10, 0, 4, 0, 0, 0, 0, 0, 1, 0, 0)},
-		{"B70 version not served", sized(10, 0, 3, 0, 99, 0, 0, 0, 1, 0, 0)},
-		{"B71 array of 2^31-1", sized(14, append(slices.Clone(metadata), 0x7f, 0xff, 0xff, 0xff)...)},
-		{"B72 client id beyond the frame", sized(10, 0, 3, 0, 1, 0, 0, 0, 1, 0x7f, 0xff)},
-		{"B74 trailing bytes", sized(15, append(slices.Clone(metadata), 0, 0, 0, 0, 9)...)},
-		{"B85 HTTP", []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")},
-		{"B85 TLS", []byte{0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3}},
+		{"B68 size -1", sized(0xffffffff), "frame size"},
+		{"B68 size 0", sized(0), "frame size"},
+		{"B68 size below a header", sized(7), "frame size"},
+		{"B68 size 2^31-1", sized(0x7fffffff), "frame size"},
+		{"B68 size above the cap of its key", sized(50<<20, metadata...), "frame too large"},
+		{"B70 unknown key", sized(10, 0x03, 0xe7, 0, 0, 0, 0, 0, 1, 0, 0), "unknown api"},
+		{"B70 key not served", sized(10, 0, 4, 0, 0, 0, 0, 0, 1, 0, 0), "unknown api"},
+		{"B70 version not served", sized(10, 0, 3, 0, 99, 0, 0, 0, 1, 0, 0), "unsupported version"},
+		{"B71 array of 2^31-1", sized(14, append(slices.Clone(metadata), 0x7f, 0xff, 0xff, 0xff)...), "malformed"},
+		{"B72 client id beyond the frame", sized(10, 0, 3, 0, 1, 0, 0, 0, 1, 0x7f, 0xff), "malformed"},
+		{"B74 trailing bytes", sized(15, append(slices.Clone(metadata), 0, 0, 0, 0, 9)...), "malformed"},
+		{"B85 HTTP", []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "http"},
+		{"B85 TLS", []byte{0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3}, "tls"},
 	} {
+		want[c.why]++
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
 			conn := dialRaw(t, n)
 			if _, err := conn.Write(c.b); err != nil {
 				t.Fatal(err)
 			}
 			conn.closed()
 			alive(t, n)
+			eventually(t, "it is counted", func() bool { return n.Refused(c.why) == want[c.why] })
 		})
 	}
 }
@@ -71,6 +74,22 @@ func TestFrames_slowOnesClose(t *testing.T) {
 		t.Parallel()
 		c := dialRaw(t, n)
 		_, _ = c.Write(sized(100, 0, 3, 0, 1, 0, 0, 0, 1, 0, 0))
+		c.closed()
+	})
+	t.Run("B69 byte by byte", func(t *testing.T) {
+		t.Parallel()
+		c := dialRaw(t, n)
+		f, _ := c.frame(produceRequest("t", 0, plainBatch(string(make([]byte, 10_000)))), 9)
+		go func() { // each byte comes soon after the one before, and all of them too late
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for i := range f {
+				if _, err := c.Write(f[i : i+1]); err != nil {
+					return // closed
+				}
+				<-tick.C
+			}
+		}()
 		c.closed()
 	})
 	t.Run("B84 idle", func(t *testing.T) {

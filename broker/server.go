@@ -126,6 +126,9 @@ func (s *Server) openStorage(ctx context.Context) error {
 	if err := s.opts.FS.MkdirAll(s.opts.DataDir); err != nil {
 		return err
 	}
+	if err := s.warnOfDataDir(); err != nil {
+		return err
+	}
 	if err := s.space.open(s.opts.FS, s.opts.DataDir, s.opts.ReserveBytes); err != nil {
 		return err
 	}

@@ -330,7 +330,11 @@ func (m *Mem) Stat(name string) (Info, error) {
 }
 
 func (n *node) info(name string) Info {
-	return Info{Name: name, Size: int64(len(n.data)), Dir: n.dir, ModTime: n.mod}
+	perm := fs.FileMode(0o600)
+	if n.dir {
+		perm = 0o700
+	}
+	return Info{Name: name, Size: int64(len(n.data)), Dir: n.dir, ModTime: n.mod, Perm: perm, Owner: os.Geteuid()}
 }
 
 // SyncDir makes the names in a directory durable.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -139,7 +140,7 @@ func (OS) List(dir string) ([]Info, error) {
 		if err != nil {
 			return nil, err
 		}
-		infos = append(infos, Info{Name: e.Name(), Size: st.Size(), Dir: st.IsDir(), ModTime: st.ModTime()})
+		infos = append(infos, infoOf(st))
 	}
 	return infos, nil
 }
@@ -150,7 +151,15 @@ func (OS) Stat(name string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	return Info{Name: st.Name(), Size: st.Size(), Dir: st.IsDir(), ModTime: st.ModTime()}, nil
+	return infoOf(st), nil
+}
+
+func infoOf(st os.FileInfo) Info {
+	i := Info{Name: st.Name(), Size: st.Size(), Dir: st.IsDir(), ModTime: st.ModTime(), Perm: st.Mode().Perm()}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		i.Owner = int(sys.Uid)
+	}
+	return i
 }
 
 // SyncDir makes the names in a directory durable.

@@ -12,6 +12,7 @@ package vfs
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"time"
 )
 
@@ -84,4 +85,6 @@ type Info struct {
 	Size    int64
 	Dir     bool
 	ModTime time.Time
+	Perm    fs.FileMode // who may read, write and enter it
+	Owner   int         // user id
 }

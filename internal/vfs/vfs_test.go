@@ -93,8 +93,11 @@ func TestFS_FilesAndNames(t *testing.T) {
 		}
 		info, err := fsys.Stat(b)
 		must(t, err)
-		if info.Name != "b" || info.Size != 3 || info.Dir {
+		if info.Name != "b" || info.Size != 3 || info.Dir || info.Perm != 0o600 || info.Owner != os.Geteuid() {
 			t.Fatalf("Stat: %+v", info)
+		}
+		if info, err = fsys.Stat(filepath.Join(dir, "x")); err != nil || !info.Dir || info.Perm != 0o700 || info.Owner != os.Geteuid() {
+			t.Fatalf("Stat of a directory: %+v %v", info, err)
 		}
 		must(t, fsys.SyncDir(dir))
 		if err := fsys.Remove(filepath.Join(dir, "x")); err == nil {
