@@ -145,12 +145,6 @@ type Consumer struct {
 	Pos       Pos                   `yaml:"-"`
 }
 
-// Into is a sink.
-type Into struct {
-	Postgres Secret `yaml:"postgres" jsonschema_description:"Connection string. TLS is verified (verify-full) unless the host is the loopback or sslmode says otherwise." example:"${env:WAREHOUSE_DSN}"`
-	Schema   string `yaml:"schema,omitempty" jsonschema_description:"Schema of outrelay_offsets and outrelay_meta. Default: the first of the search path." example:"outrelay"`
-}
-
 // Backoff is min(max, initial·2^attempt) plus up to jitter.
 type Backoff struct {
 	Initial Duration `yaml:"initial" jsonschema_description:"First wait." example:"50ms"`

@@ -145,14 +145,27 @@ func hasPassword(dsn string) bool {
 			return (ok && !strings.HasPrefix(p, "$")) || u.Query().Has("password")
 		}
 	}
+	if m := driverUserinfo.FindStringSubmatch(dsn); m != nil {
+		return !reference.MatchString(m[3])
+	}
 	m := keywordPassword.FindStringSubmatch(dsn)
 	return m != nil && !strings.HasPrefix(m[2], "${")
 }
 
 var userinfo = regexp.MustCompile(`(://[^:/@\s]*):([^@\s]*)@`)
 
-// Redact returns text without the passwords of connection strings in it, whether as URLs or as key=value pairs. References stay.
+// driverUserinfo is user:password@tcp(host:3306)/database, as go-sql-driver writes it.
+var driverUserinfo = regexp.MustCompile(`(^|\s)([^:/@\s]*):([^\s]*)@([a-z0-9]+\()`)
+
+// Redact returns text without the passwords of connection strings in it, whether as URLs, as key=value pairs or in go-sql-driver's form. References stay.
 func Redact(s string) string {
+	s = driverUserinfo.ReplaceAllStringFunc(s, func(m string) string {
+		p := driverUserinfo.FindStringSubmatch(m)
+		if reference.MatchString(p[3]) {
+			return m
+		}
+		return p[1] + p[2] + ":***@" + p[4]
+	})
 	s = userinfo.ReplaceAllStringFunc(s, func(m string) string {
 		p := userinfo.FindStringSubmatch(m)
 		if reference.MatchString(p[2]) {

@@ -281,8 +281,8 @@ func (k checker) consumer(name string, g *Consumer) {
 			k.bad(fmt.Sprintf("%s.topics[%d]", path, i), "duplicate-topic", "remove one of them", "topic %s stands twice", t)
 		}
 	}
-	k.postgres(g.Into.Postgres, path+".into.postgres")
-	if g.Offsets != nil && !sameDatabase(g.Offsets.Postgres, g.Into.Postgres) {
+	k.into(&g.Into, path+".into")
+	if g.Offsets != nil && !g.Offsets.Database().sameAs(g.Into.Database()) {
 		k.bad(path+".offsets", "offsets-elsewhere", "remove offsets: they are kept in the sink's database",
 			"results and offsets must commit in one transaction, so they must be in one database")
 	}
@@ -307,7 +307,7 @@ func (k checker) consumer(name string, g *Consumer) {
 func (k checker) cycles(name string, g *Consumer) {
 	for _, sname := range sorted(k.c.Sources) {
 		s := k.c.Sources[sname]
-		if !sameDatabase(s.Postgres, g.Into.Postgres) {
+		if !g.Into.Database().sameAs(Database{FamilyPostgres, s.Postgres}) {
 			continue
 		}
 		for _, o := range s.Outbox {

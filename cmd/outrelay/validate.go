@@ -131,7 +131,7 @@ func (a *app) report(c *config.Config, ps config.Problems, log *logReport) error
 		if failed == 0 {
 			fmt.Fprintf(a.out, "%s: ok: %d source(s), %d consumer(s)\n", c.File(), len(c.Sources), len(c.Consumers))
 			for name, g := range c.Consumers {
-				fmt.Fprintf(a.out, "  group %s: exactly once: results and offset commit in one transaction of %s\n", name, g.Into.Postgres)
+				fmt.Fprintf(a.out, "  group %s: exactly once: results and offset commit in one transaction of %s\n", name, g.Into.Database().DSN)
 			}
 			log.print(a.out)
 		} else {

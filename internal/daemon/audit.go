@@ -37,7 +37,7 @@ func (d *Daemon) Audit(ctx context.Context, o AuditOptions) (audit.Report, error
 		return audit.Report{}, fmt.Errorf("no source %q in %s: %w", o.Source, d.c.File(), outrelay.ErrConfig)
 	}
 	ao := audit.Options{Wait: o.Wait, Progress: o.Progress}
-	conn := connString(s.Postgres, d.c.Place("sources."+o.Source+".postgres"))
+	conn := connString(postgres(s), d.c.Place("sources."+o.Source+".postgres"))
 	if o.Ledger != "" {
 		ao.CommittedIsAll = true
 		ao.Committed = audit.Table{ConnString: conn, Name: identifier(o.Ledger), ID: "id", Key: "key", Seq: "seq"}.Scan()
@@ -68,8 +68,7 @@ func (d *Daemon) appliedScan(o AuditOptions, topics []string) (audit.Scan, error
 		return nil, fmt.Errorf("no consumer %q in %s: %w", o.Group, d.c.File(), outrelay.ErrConfig)
 	}
 	if o.Applied != "" {
-		conn := connString(g.Into.Postgres, d.c.Place("consumers."+o.Group+".into.postgres"))
-		return audit.Table{ConnString: conn, Name: identifier(o.Applied), ID: "id", Key: "key", OrderBy: "n", From: "n"}.Scan(), nil
+		return d.sinkTable(o.Group, g, o.Applied), nil
 	}
 	return func(ctx context.Context, fn func(audit.Event) error) error {
 		offsets, err := d.GroupOffsets(ctx, o.Log, o.Group)
@@ -126,11 +125,14 @@ func auditLog(o kafka.Options) kafka.Options {
 	return o
 }
 
-func identifier(table string) pgx.Identifier {
+func identifier(table string) pgx.Identifier { return parts(table) }
+
+// parts returns the names that a dot parts.
+func parts(table string) []string {
 	if schema, name, ok := strings.Cut(table, "."); ok {
-		return pgx.Identifier{schema, name}
+		return []string{schema, name}
 	}
-	return pgx.Identifier{table}
+	return []string{table}
 }
 
 func chain(scans []audit.Scan) audit.Scan {

@@ -21,7 +21,6 @@ import (
 	"github.com/outrelay/outrelay/internal/run"
 	"github.com/outrelay/outrelay/relay"
 	"github.com/outrelay/outrelay/sinks"
-	sinkpg "github.com/outrelay/outrelay/sinks/postgres"
 )
 
 // MigrateOptions says into which log, and how.
@@ -156,12 +155,11 @@ func (d *Daemon) groupsToMigrate() []migrate.Group {
 	var out []migrate.Group
 	for name := range d.c.Consumers {
 		out = append(out, migrate.Group{Name: name, Open: func(ctx context.Context) (sinks.Relocator, error) {
-			so, err := d.SinkOptions(name, "outrelay log migrate")
+			open, err := d.newSink(name, "outrelay log migrate", true)
 			if err != nil {
 				return nil, err
 			}
-			so.Handlers, so.Registerer = nil, nil // offsets only: no statement needs to be prepared
-			return sinkpg.Open(ctx, so)
+			return open(ctx)
 		}})
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })

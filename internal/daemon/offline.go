@@ -18,7 +18,6 @@ import (
 	"github.com/outrelay/outrelay/relay"
 	"github.com/outrelay/outrelay/sinks"
 	"github.com/outrelay/outrelay/sinks/handler"
-	sinkpg "github.com/outrelay/outrelay/sinks/postgres"
 )
 
 // ValidateHandlers checks what the sink's own parser can tell of the handlers without a database.
@@ -32,7 +31,7 @@ func ValidateHandlers(c *config.Config) (config.Problems, error) {
 	for _, name := range names {
 		for typ, list := range c.Consumers[name].Handle {
 			for _, st := range list {
-				_, err := handler.Compile(handler.PostgreSQL, map[string][]handler.Statement{typ: {{SQL: st.SQL}}})
+				_, err := handler.Compile(dialect(&c.Consumers[name].Into), map[string][]handler.Statement{typ: {{SQL: st.SQL}}})
 				if err == nil {
 					continue
 				}
@@ -155,11 +154,10 @@ func (v *view) close() {
 }
 
 func (d *Daemon) openView(ctx context.Context, ko kafka.Options, group string) (*view, error) {
-	so, err := d.SinkOptions(group, "outrelay-cli")
+	open, err := d.newSink(group, "outrelay-cli", true)
 	if err != nil {
 		return nil, err
 	}
-	so.Handlers, so.Registerer = nil, nil // offsets only: no statement needs to be prepared
 	cl, err := kafka.NewClient(CLI(ko, "outrelay-cli"))
 	if err != nil {
 		return nil, err
@@ -169,7 +167,7 @@ func (d *Daemon) openView(ctx context.Context, ko kafka.Options, group string) (
 		v.ids, err = kafka.TopicIDs(ctx, cl, d.c.Consumers[group].Topics...)
 	}
 	if err == nil {
-		v.sink, err = sinkpg.Open(ctx, so)
+		v.sink, err = open(ctx)
 	}
 	if err != nil {
 		cl.Close()
@@ -345,12 +343,11 @@ func target(ctx context.Context, cl *kgo.Client, p PartitionOffset, t ResetTarge
 
 // Reset does what a plan says.
 func (d *Daemon) Reset(ctx context.Context, group string, steps []ResetStep) error {
-	so, err := d.SinkOptions(group, "outrelay-cli")
+	open, err := d.newSink(group, "outrelay-cli", true)
 	if err != nil {
 		return err
 	}
-	so.Handlers, so.Registerer = nil, nil
-	s, err := sinkpg.Open(ctx, so)
+	s, err := open(ctx)
 	if err != nil {
 		return err
 	}

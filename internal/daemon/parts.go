@@ -14,22 +14,25 @@ import (
 	"github.com/outrelay/outrelay/internal/run"
 	"github.com/outrelay/outrelay/relay"
 	"github.com/outrelay/outrelay/sinks"
-	"github.com/outrelay/outrelay/sinks/handler"
-	sinkpg "github.com/outrelay/outrelay/sinks/postgres"
 	"github.com/outrelay/outrelay/sources"
 	sourcepg "github.com/outrelay/outrelay/sources/postgres"
 )
 
 // connString gives each connection its string anew, so that a rotated password is used. An unresolved reference may be
 // resolved later (a file that is being replaced), so it is an environment error, not a bug.
-func connString(s config.Secret, place string) func(context.Context) (string, error) {
+func connString(resolve func() (string, error), place string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) {
-		dsn, err := config.PostgresConnString(s)
+		dsn, err := resolve()
 		if err != nil {
 			return "", &outrelay.Error{Class: outrelay.ErrEnvironment, Code: "bad-dsn", Place: place, Cause: err.Error()}
 		}
 		return dsn, nil
 	}
+}
+
+// postgres returns how a source's connection string is read.
+func postgres(s *config.Source) func() (string, error) {
+	return func() (string, error) { return config.PostgresConnString(s.Postgres) }
 }
 
 // NewSource returns the source of that name, which has not connected.
@@ -43,7 +46,7 @@ func (d *Daemon) NewSource(name string) (sources.Source, error) {
 		tables[i] = o.Table
 	}
 	return sourcepg.New(sourcepg.Options{
-		Name: outrelay.SourceID(name), ConnString: connString(s.Postgres, d.c.Place("sources."+name+".postgres")),
+		Name: outrelay.SourceID(name), ConnString: connString(postgres(s), d.c.Place("sources."+name+".postgres")),
 		Slot: s.Slot, Publication: s.Publication, Tables: tables, Owner: d.LogID,
 		Logger: d.log.With("part", "source"), Registerer: d.registry,
 	})
@@ -113,34 +116,16 @@ func topicConfigs(t *config.Topic) map[string]string {
 	return m
 }
 
-// SinkOptions returns how the sink of a group is opened.
-func (d *Daemon) SinkOptions(name, owner string) (sinkpg.Options, error) {
-	g, ok := d.c.Consumers[name]
-	if !ok {
-		return sinkpg.Options{}, fmt.Errorf("no consumer %q in %s: %w", name, d.c.File(), outrelay.ErrConfig)
-	}
-	handlers := map[string][]handler.Statement{}
-	for typ, list := range g.Handle {
-		for _, st := range list {
-			handlers[typ] = append(handlers[typ], handler.Statement{SQL: st.SQL, Place: fmt.Sprintf("%s:%d", d.c.File(), st.Pos.Line)})
-		}
-	}
-	return sinkpg.Options{
-		ConnString: connString(g.Into.Postgres, d.c.Place("consumers."+name+".into.postgres")), Owner: owner,
-		Handlers: handlers, Schema: g.Into.Schema, Logger: d.log.With("part", "sink", "group", name), Registerer: d.registry,
-	}, nil
-}
-
 // startGroup runs a group. A data halt ends the group and stays to be read in status; the other parts go on. What is wrong with the
 // configuration, a statement that the sink refuses among it, ends the process: it would be the same after every retry.
 func (d *Daemon) startGroup(g *run.Group, ko kafka.Options, instance, logID, name string, gc *config.Consumer) error {
-	so, err := d.SinkOptions(name, instance)
+	open, err := d.newSink(name, instance, false)
 	if err != nil {
 		return err
 	}
 	cg, err := consumer.New(consumer.Options{
 		Name: name, Topics: gc.Topics, Start: consumer.Start{Latest: gc.Start.Latest, Time: gc.Start.At},
-		Sink:  func(ctx context.Context) (sinks.OffsetStore, error) { return sinkpg.Open(ctx, so) },
+		Sink:  func(ctx context.Context) (sinks.OffsetStore, error) { return open(ctx) },
 		LogID: logID, Client: kafka.ClientOpts(ko), InstanceID: instance,
 		BatchRecords: gc.Batch.Records, BatchBytes: int(gc.Batch.Bytes),
 		Logger: d.log.With("part", "consumer", "group", name), Registerer: d.registry,

@@ -21,6 +21,7 @@ type Options struct {
 	Crash      bool // kill -9 outrelay every CrashEvery
 	CrashEvery time.Duration
 	Postgres   string // embedded or system
+	Sink       string // postgres, mariadb or mysql: where the warehouse is; empty is postgres
 	Log        string // host:port of an external Kafka; empty: outrelay's own log
 	Keep       bool   // leave the working directory behind
 	JSON       bool   // only the result goes to Out
@@ -42,7 +43,7 @@ type Result struct {
 	WrongTotals     int64   `json:"wrong_totals"` // customers whose total in the warehouse differs from the shop's
 	Restarts        int     `json:"restarts"`
 	SlowestBackMS   int64   `json:"slowest_restart_ms"` // from the kill to /readyz
-	P50MS           float64 `json:"p50_ms"`             // commit in the shop to commit in the warehouse
+	P50MS           float64 `json:"p50_ms"`             // commit in the shop to commit in the warehouse (MySQL, MariaDB: to the row there)
 	P99MS           float64 `json:"p99_ms"`
 	TxnsPerSecond   float64 `json:"transactions_per_second"`
 	RSSBytesHighest int64   `json:"rss_bytes_highest"`
@@ -77,8 +78,17 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	defer pg.Close()
 	d.w = &World{Dir: dir, Shop: pg.DSN("shop"), Warehouse: pg.DSN("warehouse"), Config: ConfigText, Say: d.say}
+	if o.Sink != "" && o.Sink != SinkPostgres {
+		d.say("starting a throwaway %s for the warehouse", o.Sink)
+		dsn, closeServer, err := startWarehouse(ctx, o.Sink)
+		if err != nil {
+			return Result{}, err
+		}
+		defer closeServer()
+		d.w.Warehouse, d.w.Config = dsn, Into(ConfigText, o.Sink)
+	}
 	if o.Log != "" {
-		d.w.Config = External(ConfigText, "demo-"+strconv.FormatInt(time.Now().UnixMilli(), 36), o.Log)
+		d.w.Config = External(d.w.Config, "demo-"+strconv.FormatInt(time.Now().UnixMilli(), 36), o.Log)
 	}
 	for _, db := range []string{"shop", "warehouse"} {
 		if err := execute(ctx, pg.DSN("postgres"), "create database "+db); err != nil {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // watcher shows, once a second, how far the events have come, as the databases and the log say.
@@ -14,8 +12,8 @@ type watcher struct {
 	d       *demo
 	load    *Load
 	began   time.Time
-	conn    *pgx.Conn // to the warehouse
-	last    int64     // applied.n up to which latencies were shown
+	conn    *warehouse // nil before the first line
+	last    int64      // applied.n up to which latencies were shown
 	applied int64
 }
 
@@ -24,7 +22,7 @@ func (w *watcher) watch(ctx context.Context) {
 	defer t.Stop()
 	defer func() {
 		if w.conn != nil {
-			_ = w.conn.Close(context.WithoutCancel(ctx)) // only read from
+			w.conn.close(ctx)
 		}
 	}()
 	for {
@@ -38,21 +36,22 @@ func (w *watcher) watch(ctx context.Context) {
 }
 
 func (w *watcher) line(ctx context.Context) {
-	var p50, p99 float64
-	var upTo int64
 	if w.conn == nil {
-		conn, err := pgx.Connect(ctx, w.d.w.Warehouse)
+		conn, err := openWarehouse(ctx, w.d.w.Warehouse)
 		if err != nil {
 			return
 		}
-		w.conn = conn
+		w.conn = &conn
 	}
 	// Rows become visible out of the order of n: those that came late are missing in the sample of latencies, so all are counted anew.
-	err := w.conn.QueryRow(ctx, `select (select count(*) from applied), coalesce(max(n), $1), coalesce(percentile_cont(0.5) within group (order by ms), 0), coalesce(percentile_cont(0.99) within group (order by ms), 0)
-		from (select n, extract(epoch from pg_xact_commit_timestamp(xmin) - committed_at) * 1000 as ms from applied where n > $1) l`, w.last).Scan(&w.applied, &upTo, &p50, &p99)
+	ms, upTo, err := w.conn.latencies(ctx, w.last)
+	if err == nil {
+		w.applied, err = w.conn.count(ctx)
+	}
 	if err != nil {
 		return // the next line will do
 	}
+	p50, p99 := quantile(ms, 0.5), quantile(ms, 0.99)
 	w.last = upTo
 	committed := w.load.Committed()
 	inLog := "?"

@@ -53,11 +53,6 @@ $$;
 create index on ledger (key, seq);
 `
 
-const warehouseSQL = `
-create table order_totals (customer text primary key, total numeric(14, 2) not null);
-create table applied (n bigint generated always as identity primary key, id text not null, key text not null, committed_at timestamptz);
-`
-
 // World is a shop and a warehouse in two databases, and outrelay between them.
 type World struct {
 	Dir             string // working directory: configuration, data, log
@@ -83,13 +78,17 @@ func (w *World) SetUp(ctx context.Context, binary string) error {
 	if err := execute(ctx, w.Shop, shopSQL); err != nil {
 		return err
 	}
-	if err := execute(ctx, w.Warehouse, warehouseSQL); err != nil {
+	wh, err := openWarehouse(ctx, w.Warehouse)
+	if err != nil {
+		return err
+	}
+	defer wh.close(ctx)
+	if err := wh.setUp(ctx); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(w.Dir, "outrelay.yaml"), []byte(w.Config), 0o600); err != nil {
 		return err
 	}
-	var err error
 	w.Process, err = NewProcess(binary, w.Dir, w.Env()...)
 	return err
 }
@@ -121,7 +120,12 @@ func (w *World) Counts(ctx context.Context) (committed, applied int64, err error
 	if err = query(ctx, w.Shop, "select count(*) from ledger", &committed); err != nil {
 		return 0, 0, err
 	}
-	err = query(ctx, w.Warehouse, "select count(*) from applied", &applied)
+	wh, err := openWarehouse(ctx, w.Warehouse)
+	if err != nil {
+		return committed, 0, err
+	}
+	defer wh.close(ctx)
+	applied, err = wh.count(ctx)
 	return committed, applied, err
 }
 
@@ -161,18 +165,27 @@ func (w *World) Count(ctx context.Context) (Result, error) {
 	for _, f := range report.Findings {
 		w.Say("%s: event %s of key %s: %s", f.Kind, f.ID, f.Key, f.Text)
 	}
-	if r.WrongTotals, err = w.wrongTotals(ctx); err != nil {
+	wh, err := openWarehouse(ctx, w.Warehouse)
+	if err != nil {
 		return r, err
 	}
-	err = query(ctx, w.Warehouse, `select coalesce(percentile_cont(0.5) within group (order by ms), 0), coalesce(percentile_cont(0.99) within group (order by ms), 0)
-		from (select extract(epoch from pg_xact_commit_timestamp(xmin) - committed_at) * 1000 as ms from applied) l`, &r.P50MS, &r.P99MS)
+	defer wh.close(ctx)
+	if r.WrongTotals, err = w.wrongTotals(ctx, wh); err != nil {
+		return r, err
+	}
+	ms, _, err := wh.latencies(ctx, 0)
+	r.P50MS, r.P99MS = quantile(ms, 0.5), quantile(ms, 0.99)
 	return r, err
 }
 
 func (w *World) audit(ctx context.Context) (audit.Report, error) {
 	var report audit.Report
+	applied := "public.applied"
+	if isMySQL(w.Warehouse) {
+		applied = "applied"
+	}
 	cmd := exec.CommandContext(ctx, w.Process.Binary, "audit", "shop", "--group", "order-totals", "-c", filepath.Join(w.Dir, "outrelay.yaml"),
-		"--kafka", w.Process.Kafka, "--ledger", "public.ledger", "--applied", "public.applied", "--json")
+		"--kafka", w.Process.Kafka, "--ledger", "public.ledger", "--applied", applied, "--json")
 	cmd.Env = append(os.Environ(), w.Env()...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -184,12 +197,12 @@ func (w *World) audit(ctx context.Context) (audit.Report, error) {
 }
 
 // wrongTotals counts customers whose total in the warehouse is not the sum of their committed orders.
-func (w *World) wrongTotals(ctx context.Context) (int64, error) {
+func (w *World) wrongTotals(ctx context.Context, wh warehouse) (int64, error) {
 	want, err := totals(ctx, w.Shop, "select key, sum(amount)::text from ledger group by key")
 	if err != nil {
 		return 0, err
 	}
-	got, err := totals(ctx, w.Warehouse, "select customer, total::text from order_totals")
+	got, err := wh.totals(ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -24,6 +24,7 @@ const (
 	errorDeadlock   = 1213 // InnoDB has rolled the transaction back
 	errorRolledBack = 3101 // group replication has
 	errorNotMoved   = 1690 // see raiseUnlessMoved
+	errorDuplicate  = 1062
 	errorNoTable    = 1146
 	errorNoSelect   = 1142 // what an account without any privilege on a table is told, there or not
 )

@@ -165,14 +165,18 @@ func where(group string, p sinks.Partition) string {
 
 const ownerMax = 255 // characters of the column
 
+func clipOwner(owner string) string {
+	if runes := []rune(owner); len(runes) > ownerMax {
+		return string(runes[:ownerMax])
+	}
+	return owner
+}
+
 // insertSQL makes a partition's row, of epoch 1.
 func (s *Sink) insertSQL(group string, p sinks.Partition, owner string, next int64) string {
-	if runes := []rune(owner); len(runes) > ownerMax {
-		owner = string(runes[:ownerMax])
-	}
 	return "insert into " + s.table + " (log_id, group_id, topic_id, `partition`, topic, epoch, owner, next_offset, updated_at) values (" +
 		quote(p.LogID) + ", " + quote(group) + ", " + quote(sqlsink.FormatUUID(p.TopicID)) + ", " + strconv.Itoa(int(p.Partition)) + ", " + quote(p.Topic) + ", 1, " +
-		quote(owner) + ", " + num(next) + ", utc_timestamp(6))"
+		quote(clipOwner(owner)) + ", " + num(next) + ", utc_timestamp(6))"
 }
 
 var _ sinks.MultiApplier = (*Sink)(nil)

@@ -87,6 +87,11 @@ func (t *batchText) end(table string, bs []sinks.Batch, order []int) {
 	if failpoint.Enabled {
 		t.part() // what comes before the COMMIT is with the server, and a crash or a stop here is of interest
 	}
+	t.commit()
+}
+
+// commit ends the transaction.
+func (t *batchText) commit() {
 	t.add("commit")
 	if t.used > 1 {
 		t.add(keepIdle)

@@ -45,6 +45,7 @@ func Run(t *testing.T, newTarget func(tb testing.TB) Target) {
 		"a recreated topic halts":                       testOtherTopic,
 		"reset sets the offset and fences":              testReset,
 		"reset to -1 removes the row":                   testResetRemoves,
+		"rows move to another log, all or none":         testRelocate,
 		"two owners at random: effects once, no holes":  testTwoOwners,
 		"a batch that ends with its context is decided": testCancelled,
 	} {

@@ -98,6 +98,7 @@ type worldOptions struct {
 	kafka      bool // the log is an Apache Kafka, whatever OUTRELAY_TEST_LOG says
 	noLog      bool // somebody else gives the world its log
 	edit       func(config string) string
+	warehouse  string                  // its connection string; empty: a database of pg
 	proxy      func(dsn string) string // replaces the warehouse's connection string as outrelay sees it
 }
 
@@ -109,7 +110,10 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		pg = shared.Get(t)
 	}
 	db := pg.NewDatabase(t)
-	shop, warehouse := pg.DSN(db), pg.DSN(pg.NewDatabase(t))
+	shop, warehouse := pg.DSN(db), o.warehouse
+	if warehouse == "" {
+		warehouse = pg.DSN(pg.NewDatabase(t))
+	}
 	name := "w_" + db
 	config := strings.Replace(demo.ConfigText, "    outbox:", "    slot: "+name+"\n    publication: "+name+"\n    outbox:", 1)
 	if o.edit != nil {
