@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -41,8 +42,13 @@ func TestRun_toKafkaAndBack(t *testing.T) {
 func testMoves(t *testing.T, from, to kafka.Options) {
 	w := newWorld(t, from, to)
 	w.relay(from, 60)
-	w.others("plain", 3, map[string]string{"retention.ms": "-1", "max.message.bytes": "2000000"})
-	w.others("state", 2, map[string]string{"cleanup.policy": "compact"})
+	configs := map[string]map[string]string{
+		"plain": {"retention.ms": "-1", "max.message.bytes": "2000000"}, "state": {"cleanup.policy": "compact"},
+		"stamped": {"message.timestamp.type": "LogAppendTime", "flush.messages": "7"}, // the time of a record is the old log's
+	}
+	w.others("plain", 3, configs["plain"])
+	w.others("state", 2, configs["state"])
+	w.others("stamped", 1, configs["stamped"])
 	large := &kgo.Record{Topic: "plain", Partition: 1, Value: make([]byte, 1_500_000)}
 	w.must(client(t, from, kgo.ProducerBatchMaxBytes(2_000_000)).ProduceSync(t.Context(), large).FirstErr())
 	ends, err := kafka.HighWatermarks(t.Context(), w.old, orders)
@@ -71,8 +77,13 @@ func testMoves(t *testing.T, from, to kafka.Options) {
 	if err != nil || r.State != migrate.StateDone {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	if n := w.same(orders, 4) + w.same("plain", 3) + w.same("state", 2); n < 200 {
+	if n := w.same(orders, 4) + w.same("plain", 3) + w.same("state", 2) + w.same("stamped", 1); n < 200 {
 		t.Errorf("only %d records were moved", n)
+	}
+	for topic, want := range configs {
+		if got := w.configs(w.new, topic); !maps.Equal(got, want) {
+			t.Errorf("%s has the configs %v, and had %v", topic, got, want)
+		}
 	}
 	for i, row := range w.sink.rows {
 		was := rows[i]

@@ -3,6 +3,7 @@ package migrate_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"testing"
 	"time"
 
@@ -126,6 +127,25 @@ func TestRun_refuses(t *testing.T) {
 				t.Errorf("a row has moved: %+v", w.sink.rows)
 			}
 		})
+	}
+}
+
+// TestRun_topicThatStands: a topic that somebody has made in the new log gets back the configs that he gave it.
+func TestRun_topicThatStands(t *testing.T) {
+	t.Parallel()
+	w := small(t)
+	want := map[string]string{"retention.ms": "86400000", "cleanup.policy": "delete"}
+	_, err := kafka.EnsureTopic(t.Context(), w.new, orders, 4, want)
+	w.must(err)
+	w.ahead()
+	if got := w.configs(w.new, orders)["retention.ms"]; got != "-1" {
+		t.Errorf("while it is filled retention.ms is %s", got)
+	}
+	if r, err := migrate.Run(t.Context(), w.options); err != nil || r.State != migrate.StateDone {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if got := w.configs(w.new, orders); !maps.Equal(got, want) {
+		t.Errorf("it has the configs %v, and had %v", got, want)
 	}
 }
 

@@ -311,7 +311,10 @@ func (m *migration) restoreConfigs(ctx context.Context) error {
 		}
 		var alter []kadm.AlterConfig
 		for _, k := range slices.Sorted(maps.Keys(want)) {
-			if value(found[t.toName], k) != want[k] {
+			switch {
+			case !has(found[t.toName], k):
+				m.report.note("topic %s: the new log knows no config %s: %s=%s was left out", t.toName, k, k, want[k])
+			case value(found[t.toName], k) != want[k]:
 				alter = append(alter, kadm.AlterConfig{Op: kadm.SetConfig, Name: k, Value: kadm.StringPtr(want[k])})
 			}
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/broker/brokertest"
@@ -243,6 +244,20 @@ func (w *world) goesOn(what, topic string, p int32, next, then int64) {
 	if a, b := left(w.old, next), left(w.new, then); a != b {
 		w.t.Errorf("%s: %d records of %s/%d are left from %d, %d from %d in the new log", what, a, topic, p, next, b, then)
 	}
+}
+
+// configs returns the configs that a topic itself has.
+func (w *world) configs(cl *kgo.Client, topic string) map[string]string {
+	w.t.Helper()
+	rcs, err := kadm.NewClient(cl).DescribeTopicConfigs(w.t.Context(), topic)
+	w.must(err)
+	out := map[string]string{}
+	for _, c := range rcs[0].Configs {
+		if c.Source == kmsg.ConfigSourceDynamicTopicConfig {
+			out[c.Key] = c.MaybeValue()
+		}
+	}
+	return out
 }
 
 // row adds a row to the sink.
