@@ -120,7 +120,7 @@ const (
 )
 
 func kindOf(typ string) kind {
-	switch strings.ToLower(typ) {
+	switch strings.TrimSuffix(strings.ToLower(typ), " unsigned") {
 	case "bytea":
 		return kindBytea
 	case "bool", "boolean":

@@ -100,6 +100,8 @@ func TestRouter_Records(t *testing.T) {
 		"bytes that are no UTF-8 pass": {strict, event("id", "1", "aggregatetype", "o", "aggregateid", "\xff", "payload", "\xfe\x00"), "outbox.event.o | \xff | \xfe\x00 | id=1"},
 		"a serial id gets an id that no failover uses again": {relay.Options{}, event("id:int8", "7", "aggregatetype", "o", "aggregateid", "1", "payload", "x"),
 			"outbox.event.o | 1 | x | id=7 outrelay.source=shop outrelay.place=0/1A outrelay.ordinal=3 outrelay.committed_at=2026-11-23T01:02:03.456789Z outrelay.event_id=shop/0/1A/3"},
+		"an unsigned serial id too": {relay.Options{}, event("id:bigint unsigned", "7", "aggregatetype", "o", "aggregateid", "1", "payload", "x"),
+			"outbox.event.o | 1 | x | id=7 outrelay.source=shop outrelay.place=0/1A outrelay.ordinal=3 outrelay.committed_at=2026-11-23T01:02:03.456789Z outrelay.event_id=shop/0/1A/3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
