@@ -75,23 +75,9 @@ type Topic struct {
 	Configs    map[string]string `yaml:"configs,omitempty" jsonschema_description:"Kafka topic configs." example:"{max.message.bytes: \"2097152\"}"`
 }
 
-// Source is a database whose outbox tables are tailed.
-type Source struct {
-	Postgres     Secret   `yaml:"postgres" jsonschema_description:"Connection string. TLS is verified (verify-full) unless the host is the loopback or sslmode says otherwise." example:"${env:SHOP_DSN}"`
-	Slot         string   `yaml:"slot" jsonschema_description:"Replication slot. Default: outrelay_<source>." example:"outrelay_shop"`
-	Publication  string   `yaml:"publication" jsonschema_description:"Publication. Default: outrelay_<source>." example:"outrelay_shop"`
-	Dialect      string   `yaml:"dialect" jsonschema_description:"debezium: the outbox event router's records plus our headers. debezium-strict: without them." example:"debezium" jsonschema:"enum=debezium,enum=debezium-strict"`
-	OnUnroutable string   `yaml:"on_unroutable" jsonschema_description:"What to do with a row that cannot become a record: halt, or dead_letter (move it to <source>.dlq and go on)." example:"halt" jsonschema:"enum=halt,enum=dead_letter"`
-	AutoCreate   bool     `yaml:"auto_create" jsonschema_description:"Create a topic when a row first needs it." example:"true"`
-	RecordBytes  Size     `yaml:"record_bytes_max" jsonschema_description:"Key, value and headers of one record at most; a row beyond it cannot be routed. Topics that are created take it as max.message.bytes." example:"1000000"`
-	Compression  string   `yaml:"compression" jsonschema_description:"Compression of the records in the log: none, gzip, snappy, lz4 or zstd." example:"none" jsonschema:"enum=none,enum=gzip,enum=snappy,enum=lz4,enum=zstd"`
-	Outbox       []Outbox `yaml:"outbox" jsonschema_description:"The outbox tables."`
-	Pos          Pos      `yaml:"-"`
-}
-
 // Outbox is one outbox table and how its rows become records.
 type Outbox struct {
-	Table      string      `yaml:"table" jsonschema_description:"The table, with its schema." example:"public.outbox"`
+	Table      string      `yaml:"table" jsonschema_description:"The table, with its schema; of MySQL and MariaDB with its database." example:"public.outbox"`
 	Topic      string      `yaml:"topic,omitempty" jsonschema_description:"Topic template; {column} is replaced by the row's value. Not together with route." example:"outbox.event.{aggregatetype}"`
 	Route      *Route      `yaml:"route,omitempty" jsonschema_description:"The event router's way to name the topic, where a template does not do."`
 	Partitions int         `yaml:"partitions" jsonschema_description:"Partitions of topics that are created on first use." example:"16"`

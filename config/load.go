@@ -202,9 +202,7 @@ func fillDefaults(c *Config) {
 		def(&t.Retention, c.Broker.Retention, t.Retention != 0)
 	}
 	for name, s := range c.Sources {
-		id := strings.ReplaceAll(name, "-", "_")
-		def(&s.Slot, "outrelay_"+id, s.Slot != "")
-		def(&s.Publication, "outrelay_"+id, s.Publication != "")
+		fillSource(name, s)
 		def(&s.Dialect, "debezium", s.Dialect != "")
 		def(&s.OnUnroutable, "halt", s.OnUnroutable != "")
 		def(&s.AutoCreate, true, c.has(join("sources", name)+".auto_create"))

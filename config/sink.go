@@ -45,9 +45,12 @@ func (i *Into) Database() Database {
 }
 
 // databases returns all that are set.
-func (i *Into) databases() []Database {
+func (i *Into) databases() []Database { return said(i.Postgres, i.MySQL, i.MariaDB) }
+
+// said returns the databases that have a connection string.
+func said(postgres, mysql, mariadb Secret) []Database {
 	var said []Database
-	for _, d := range []Database{{FamilyPostgres, i.Postgres}, {FamilyMySQL, i.MySQL}, {FamilyMariaDB, i.MariaDB}} {
+	for _, d := range []Database{{FamilyPostgres, postgres}, {FamilyMySQL, mysql}, {FamilyMariaDB, mariadb}} {
 		if !d.DSN.IsZero() {
 			said = append(said, d)
 		}
@@ -101,23 +104,36 @@ func (d Database) sameAs(o Database) bool {
 	return a != nil && b != nil && a.Net == b.Net && a.Addr == b.Addr && a.DBName == b.DBName
 }
 
+// sameServer reports whether two connection strings of MySQL or MariaDB name the same server.
+func (d Database) sameServer(o Database) bool {
+	if !d.Family.IsMySQL() || !o.Family.IsMySQL() {
+		return false
+	}
+	a, b := mysqlConfig(d.DSN), mysqlConfig(o.DSN)
+	return a != nil && b != nil && a.Net == b.Net && a.Addr == b.Addr
+}
+
 // into checks a sink.
 func (k checker) into(i *Into, path string) {
-	said := i.databases()
-	if len(said) > 1 {
+	k.database(i.databases(), path, "a group has one sink", "keep the one that the results go to")
+}
+
+// database checks that one database is said, and its connection string.
+func (k checker) database(said []Database, path, rule, fix string) {
+	switch {
+	case len(said) > 1:
 		var keys []string
 		for _, d := range said {
 			keys = append(keys, string(d.Family))
 		}
-		k.bad(path, "two-databases", "keep the one that the results go to", "a group has one sink, and here are %s", strings.Join(keys, " and "))
-		return
-	}
-	switch d := i.Database(); {
-	case d.Family.IsMySQL():
-		k.mysql(d.DSN, path+"."+string(d.Family), true)
+		k.bad(path, "two-databases", fix, "%s, and here are %s", rule, strings.Join(keys, " and "))
+	case len(said) == 1 && said[0].Family.IsMySQL():
+		k.mysql(said[0].DSN, path+"."+string(said[0].Family), true)
+	case len(said) == 1:
+		k.postgres(said[0].DSN, path+".postgres")
 	case k.c.has(path + ".mysql"), k.c.has(path + ".mariadb"): // the decoder has said what is wrong with it
 	default:
-		k.postgres(d.DSN, path+".postgres")
+		k.postgres(Secret{}, path+".postgres")
 	}
 }
 

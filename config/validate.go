@@ -148,37 +148,10 @@ var (
 	holeRE  = regexp.MustCompile(`\{([^{}]*)\}`)
 )
 
-func (k checker) source(name string, s *Source) {
-	path := join("sources", name)
-	if !nameRE.MatchString(name) {
-		k.bad(path, "bad-name", "letters, digits, dots, underscores and hyphens", "%q is no name for a source", clip(name))
-	}
-	k.postgres(s.Postgres, path+".postgres")
-	if !slotRE.MatchString(s.Slot) {
-		k.bad(path+".slot", "bad-slot", "PostgreSQL takes 1 to 63 lower-case letters, digits and underscores", "%q is no slot name", clip(s.Slot))
-	}
-	if len(s.Publication) > 63 || s.Publication == "" {
-		k.bad(path+".publication", "bad-publication", "1 to 63 bytes", "publication name of %d bytes", len(s.Publication))
-	}
-	k.oneOf(s.Dialect, path+".dialect", "debezium", "debezium-strict")
-	k.oneOf(s.OnUnroutable, path+".on_unroutable", "halt", "dead_letter")
-	k.oneOf(s.Compression, path+".compression", "none", "gzip", "snappy", "lz4", "zstd")
-	if s.RecordBytes < recordBytesMin || s.RecordBytes > recordBytesMax {
-		k.bad(path+".record_bytes_max", "bad-record-bytes", fmt.Sprintf("write %s to %s", recordBytesMin, recordBytesMax), "records of up to %s", s.RecordBytes)
-	}
-	if len(s.Outbox) == 0 {
-		k.bad(path+".outbox", "no-outbox", "add outbox: [{table: public.outbox}]", "the source has no outbox table")
-	}
-	seen := map[string]bool{}
-	for i := range s.Outbox {
-		k.outbox(&s.Outbox[i], fmt.Sprintf("%s.outbox[%d]", path, i), seen)
-	}
-}
-
-func (k checker) outbox(o *Outbox, path string, seen map[string]bool) {
+func (k checker) outbox(s *Source, o *Outbox, path string, seen map[string]bool) {
 	switch {
 	case !tableRE.MatchString(o.Table):
-		k.bad(path+".table", "bad-table", "write schema.table, as public.outbox", "%q is no table with its schema", clip(o.Table))
+		k.badTable(s, o, path+".table")
 	case seen[o.Table]:
 		k.bad(path+".table", "duplicate-table", "remove one of them", "table %s stands twice", o.Table)
 	}
@@ -192,6 +165,14 @@ func (k checker) outbox(o *Outbox, path string, seen map[string]bool) {
 		}
 		k.oneOf(p.Place, at+".place", "header", "partition", "envelope")
 	}
+}
+
+func (k checker) badTable(s *Source, o *Outbox, path string) {
+	if s.Database().Family.IsMySQL() {
+		k.bad(path, "bad-table", "write database.table, as shop.outbox", "%q is no table with its database", clip(o.Table))
+		return
+	}
+	k.bad(path, "bad-table", "write schema.table, as public.outbox", "%q is no table with its schema", clip(o.Table))
 }
 
 // route checks how the topic is named.
@@ -219,19 +200,6 @@ func (o *Outbox) template() string {
 		return o.Topic
 	}
 	return referenceRE.ReplaceAllString(string(o.Route.Replacement), "{x}")
-}
-
-// slots refuses two sources that would share a slot of one server (B10).
-func (k checker) slots() {
-	names := sorted(k.c.Sources)
-	for i, a := range names {
-		for _, b := range names[:i] {
-			if x, y := k.c.Sources[a], k.c.Sources[b]; x.Slot == y.Slot && sameDatabase(x.Postgres, y.Postgres) {
-				k.bad(join("sources", a)+".slot", "slot-shared", "give each source a slot of its own, or put both tables under one source",
-					"slot %s of the same database is used by source %s too", x.Slot, b)
-			}
-		}
-	}
 }
 
 func (k checker) postgres(s Secret, path string) {
@@ -307,7 +275,7 @@ func (k checker) consumer(name string, g *Consumer) {
 func (k checker) cycles(name string, g *Consumer) {
 	for _, sname := range sorted(k.c.Sources) {
 		s := k.c.Sources[sname]
-		if !g.Into.Database().sameAs(Database{FamilyPostgres, s.Postgres}) {
+		if !g.Into.Database().sameAs(s.Database()) {
 			continue
 		}
 		for _, o := range s.Outbox {

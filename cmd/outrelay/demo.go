@@ -25,15 +25,17 @@ load stops, and ` + "`outrelay audit`" + ` counts from outside. Exit code 1 when
 		Example: `  outrelay demo
   outrelay demo --crash --for 60s --rate 1000 --json
   outrelay demo --crash --log kafka://127.0.0.1:19092   # a Kafka in the place of outrelay's own log
-  outrelay demo --crash --sink mariadb   # the results go to a MariaDB
+  outrelay demo --crash --source mysql --sink mariadb   # the shop is in a MySQL, the results go to a MariaDB
   outrelay demo --postgres system        # the machine's own PostgreSQL programs, nothing is fetched`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Postgres != "embedded" && o.Postgres != "system" {
 				return usageError{fmt.Errorf("--postgres %q: write embedded or system", o.Postgres)}
 			}
-			if !slices.Contains([]string{demo.SinkPostgres, demo.SinkMariaDB, demo.SinkMySQL}, o.Sink) {
-				return usageError{fmt.Errorf("--sink %q: write postgres, mariadb or mysql", o.Sink)}
+			for flag, kind := range map[string]string{"source": o.Source, "sink": o.Sink} {
+				if !slices.Contains([]string{demo.SinkPostgres, demo.SinkMariaDB, demo.SinkMySQL}, kind) {
+					return usageError{fmt.Errorf("--%s %q: write postgres, mariadb or mysql", flag, kind)}
+				}
 			}
 			if o.Rate < 1 || o.For < time.Second || o.CrashEvery < time.Second {
 				return usageError{fmt.Errorf("--rate, --for and --crash-every must be positive, the times at least 1s")}
@@ -64,6 +66,7 @@ load stops, and ` + "`outrelay audit`" + ` counts from outside. Exit code 1 when
 	f.BoolVar(&o.Crash, "crash", false, "kill -9 outrelay again and again")
 	f.DurationVar(&o.CrashEvery, "crash-every", 5*time.Second, "time between crashes")
 	f.StringVar(&o.Postgres, "postgres", "embedded", "embedded (fetched once and cached) or system")
+	f.StringVar(&o.Source, "source", demo.SinkPostgres, "where the shop is: postgres, mariadb or mysql (the machine's own programs)")
 	f.StringVar(&o.Sink, "sink", demo.SinkPostgres, "where the warehouse is: postgres, mariadb or mysql (the machine's own programs)")
 	f.StringVar(&o.Log, "log", "", "kafka://host:port of a Kafka that runs already (default: outrelay's own log); the demo's topics stay there")
 	f.BoolVar(&o.Keep, "keep", false, "leave the working directory behind")

@@ -12,8 +12,8 @@ import (
 func newInit(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init [SOURCE...]",
-		Short: "Create publications and slots, and write the first position of each source into the log",
-		Long: `Creates, for each source, its publication and then its replication slot, and writes the first position into the log. Events of
+		Short: "Create what the sources need in their databases, and write the first position of each into the log",
+		Long: `Creates, for each source, its publication and then its replication slot (MySQL, MariaDB: a row of outrelay_sources), and writes the first position into the log. Events of
 transactions that commit from then on will be relayed. The log must be running (see --kafka). Without init, run does the
 same at its first start, where the role may.`,
 		Example: `  outrelay init -c outrelay.yaml

@@ -37,14 +37,13 @@ func (d *Daemon) Audit(ctx context.Context, o AuditOptions) (audit.Report, error
 		return audit.Report{}, fmt.Errorf("no source %q in %s: %w", o.Source, d.c.File(), outrelay.ErrConfig)
 	}
 	ao := audit.Options{Wait: o.Wait, Progress: o.Progress}
-	conn := connString(postgres(s), d.c.Place("sources."+o.Source+".postgres"))
 	if o.Ledger != "" {
 		ao.CommittedIsAll = true
-		ao.Committed = audit.Table{ConnString: conn, Name: identifier(o.Ledger), ID: "id", Key: "key", Seq: "seq"}.Scan()
+		ao.Committed = d.sourceTable(o.Source, s, o.Ledger, "id", "key", "seq")
 	} else {
 		var tables []audit.Scan
 		for _, t := range s.Outbox {
-			tables = append(tables, audit.Table{ConnString: conn, Name: identifier(t.Table), ID: t.Columns.ID, Key: t.Columns.Key}.Scan())
+			tables = append(tables, d.sourceTable(o.Source, s, t.Table, t.Columns.ID, t.Columns.Key, ""))
 		}
 		ao.Committed = chain(tables)
 	}

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 	"github.com/outrelay/outrelay/relay"
 	"github.com/outrelay/outrelay/sinks"
 	"github.com/outrelay/outrelay/sources"
-	sourcepg "github.com/outrelay/outrelay/sources/postgres"
 )
 
 // connString gives each connection its string anew, so that a rotated password is used. An unresolved reference may be
@@ -28,28 +26,6 @@ func connString(resolve func() (string, error), place string) func(context.Conte
 		}
 		return dsn, nil
 	}
-}
-
-// postgres returns how a source's connection string is read.
-func postgres(s *config.Source) func() (string, error) {
-	return func() (string, error) { return config.PostgresConnString(s.Postgres) }
-}
-
-// NewSource returns the source of that name, which has not connected.
-func (d *Daemon) NewSource(name string) (sources.Source, error) {
-	s, ok := d.c.Sources[name]
-	if !ok {
-		return nil, fmt.Errorf("no source %q in %s: %w", name, d.c.File(), outrelay.ErrConfig)
-	}
-	tables := make([]string, len(s.Outbox))
-	for i, o := range s.Outbox {
-		tables[i] = o.Table
-	}
-	return sourcepg.New(sourcepg.Options{
-		Name: outrelay.SourceID(name), ConnString: connString(postgres(s), d.c.Place("sources."+name+".postgres")),
-		Slot: s.Slot, Publication: s.Publication, Tables: tables, Owner: d.LogID,
-		Logger: d.log.With("part", "source"), Registerer: d.registry,
-	})
 }
 
 // newRelay builds the sources and the manager that runs those whose partition of the positions topic is assigned here.

@@ -21,6 +21,7 @@ type Options struct {
 	Crash      bool // kill -9 outrelay every CrashEvery
 	CrashEvery time.Duration
 	Postgres   string // embedded or system
+	Source     string // postgres, mariadb or mysql: where the shop is; empty is postgres
 	Sink       string // postgres, mariadb or mysql: where the warehouse is; empty is postgres
 	Log        string // host:port of an external Kafka; empty: outrelay's own log
 	Keep       bool   // leave the working directory behind
@@ -71,29 +72,14 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	} else {
 		defer os.RemoveAll(dir)
 	}
-	d.say("starting a throwaway PostgreSQL (%s)", o.Postgres)
-	pg, err := startPostgres(ctx, o.Postgres, d.say)
+	d.w = &World{Dir: dir, Config: ConfigText, Say: d.say}
+	closeServers, err := d.startServers(ctx)
+	defer closeServers()
 	if err != nil {
 		return Result{}, err
 	}
-	defer pg.Close()
-	d.w = &World{Dir: dir, Shop: pg.DSN("shop"), Warehouse: pg.DSN("warehouse"), Config: ConfigText, Say: d.say}
-	if o.Sink != "" && o.Sink != SinkPostgres {
-		d.say("starting a throwaway %s for the warehouse", o.Sink)
-		dsn, closeServer, err := startWarehouse(ctx, o.Sink)
-		if err != nil {
-			return Result{}, err
-		}
-		defer closeServer()
-		d.w.Warehouse, d.w.Config = dsn, Into(ConfigText, o.Sink)
-	}
 	if o.Log != "" {
 		d.w.Config = External(d.w.Config, "demo-"+strconv.FormatInt(time.Now().UnixMilli(), 36), o.Log)
-	}
-	for _, db := range []string{"shop", "warehouse"} {
-		if err := execute(ctx, pg.DSN("postgres"), "create database "+db); err != nil {
-			return Result{}, err
-		}
 	}
 	if err := d.w.SetUp(ctx, o.Binary); err != nil {
 		return Result{}, fmt.Errorf("set up the shop and the warehouse: %w", err)
@@ -108,6 +94,55 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	d.say("outrelay is ready after %d ms, with this file:\n\n%s", first.Milliseconds(), indent(d.w.Config))
 	return d.run(ctx)
+}
+
+// startServers starts what the shop and the warehouse are in: one PostgreSQL for both, or a server of another family for either.
+func (d *demo) startServers(ctx context.Context) (closeAll func(), err error) {
+	var running []func()
+	closeAll = func() {
+		for _, f := range running {
+			f()
+		}
+	}
+	other := func(kind, what string, start func(context.Context, string) (string, func(), error)) (string, error) {
+		d.say("starting a throwaway %s for the %s", kind, what)
+		dsn, closeServer, err := start(ctx, kind)
+		if err == nil {
+			running = append(running, closeServer)
+		}
+		return dsn, err
+	}
+	if d.o.Source != "" && d.o.Source != SinkPostgres {
+		if d.w.Shop, err = other(d.o.Source, "shop", startShop); err != nil {
+			return closeAll, err
+		}
+		d.w.Config = From(d.w.Config, d.o.Source, "shop")
+	}
+	if d.o.Sink != "" && d.o.Sink != SinkPostgres {
+		if d.w.Warehouse, err = other(d.o.Sink, "warehouse", startWarehouse); err != nil {
+			return closeAll, err
+		}
+		d.w.Config = Into(d.w.Config, d.o.Sink)
+	}
+	if d.w.Shop != "" && d.w.Warehouse != "" {
+		return closeAll, nil
+	}
+	d.say("starting a throwaway PostgreSQL (%s)", d.o.Postgres)
+	pg, err := startPostgres(ctx, d.o.Postgres, d.say)
+	if err != nil {
+		return closeAll, err
+	}
+	running = append(running, pg.Close)
+	for name, dsn := range map[string]*string{"shop": &d.w.Shop, "warehouse": &d.w.Warehouse} {
+		if *dsn != "" {
+			continue
+		}
+		if err := execute(ctx, pg.DSN("postgres"), "create database "+name); err != nil {
+			return closeAll, err
+		}
+		*dsn = pg.DSN(name)
+	}
+	return closeAll, nil
 }
 
 func (d *demo) run(ctx context.Context) (Result, error) {

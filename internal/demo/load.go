@@ -2,14 +2,11 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 const loadConns = 8
@@ -29,15 +26,15 @@ type Load struct {
 func StartLoad(ctx context.Context, dsn string, rate int) (*Load, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	l := &Load{cancel: cancel}
-	tickets := make(chan struct{}, rate) // up to a second of orders may queue while PostgreSQL is slow
+	tickets := make(chan struct{}, rate) // up to a second of orders may queue while the database is slow
 	for i := range loadConns {
-		conn, err := pgx.Connect(ctx, dsn)
+		conn, err := openTill(ctx, dsn)
 		if err != nil {
 			cancel()
 			return nil, err
 		}
 		l.wg.Go(func() {
-			defer conn.Close(context.WithoutCancel(ctx))
+			defer conn.close(ctx)
 			if err := l.work(ctx, conn, rand.New(rand.NewPCG(uint64(i), 7)), tickets); err != nil && ctx.Err() == nil {
 				l.fail(err)
 			}
@@ -61,7 +58,7 @@ func pace(ctx context.Context, rate int, tickets chan<- struct{}) {
 		for due := int(time.Since(began).Seconds() * float64(rate)); given < due; given++ {
 			select {
 			case tickets <- struct{}{}:
-			default: // PostgreSQL cannot take more: the rate is a wish
+			default: // the database cannot take more: the rate is a wish
 			}
 		}
 	}
@@ -91,7 +88,7 @@ func (l *Load) Stop() error {
 	return l.err
 }
 
-func (l *Load) work(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand, tickets <-chan struct{}) error {
+func (l *Load) work(ctx context.Context, conn till, rnd *rand.Rand, tickets <-chan struct{}) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -109,12 +106,11 @@ func (l *Load) work(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand, tickets
 }
 
 // transact runs one transaction of a random shape and returns how many events it committed.
-func (l *Load) transact(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) (events int, err error) {
+func (l *Load) transact(ctx context.Context, conn till, rnd *rand.Rand) (events int, err error) {
 	who := customer(rnd)
-	b := &pgx.Batch{}
-	b.Queue("begin")
+	steps := []step{{sql: "begin"}}
 	place := func(keep bool) {
-		b.Queue("select place_order($1, $2::text::numeric, $3)", who, fmt.Sprintf("%d.%02d", rnd.IntN(90)+1, rnd.IntN(100)), keep)
+		steps = append(steps, step{order: &order{who, fmt.Sprintf("%d.%02d", rnd.IntN(90)+1, rnd.IntN(100)), keep}})
 		events++
 	}
 	end := "commit"
@@ -125,12 +121,12 @@ func (l *Load) transact(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) (ev
 		events = 0
 	case p < 10: // a savepoint rolled back in the middle
 		place(true)
-		b.Queue("savepoint s")
+		steps = append(steps, step{sql: "savepoint s"})
 		place(true)
-		b.Queue("rollback to savepoint s")
+		steps = append(steps, step{sql: "rollback to savepoint s"})
 		events--
 		place(true)
-	case p < 20: // written and deleted: the write-ahead log has it all the same
+	case p < 20: // written and deleted: the write-ahead log, or the binlog, has it all the same
 		place(false)
 	case p < 30: // several rows
 		for range 2 + rnd.IntN(4) {
@@ -139,16 +135,7 @@ func (l *Load) transact(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) (ev
 	default:
 		place(true)
 	}
-	b.Queue(end)
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
-		return 0, errors.Join(err, rollback(ctx, conn))
-	}
-	return events, nil
-}
-
-func rollback(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, "rollback")
-	return err
+	return events, conn.transact(ctx, append(steps, step{sql: end}))
 }
 
 // customer picks one of 500, and one of the first five in a fifth of all cases: hot keys.

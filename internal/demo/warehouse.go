@@ -23,7 +23,7 @@ create table applied (n bigint generated always as identity primary key, id text
 const warehouseMySQL = "create table order_totals (customer varchar(100) primary key, total decimal(14, 2) not null) engine = InnoDB;" +
 	"create table applied (n bigint auto_increment primary key, id char(36) not null, `key` varchar(100) not null, committed_at datetime(6), applied_at datetime(6) not null default current_timestamp(6)) engine = InnoDB"
 
-// The sinks of a demo.
+// The databases of a demo: of its shop, and of its warehouse.
 const (
 	SinkPostgres = "postgres"
 	SinkMariaDB  = "mariadb"
@@ -171,18 +171,22 @@ func quantile(sorted []float64, q float64) float64 {
 
 // startWarehouse starts a throwaway server of the machine's own programs for a sink that is no PostgreSQL, and returns the connection string of an empty database.
 func startWarehouse(ctx context.Context, sink string) (dsn string, closeServer func(), err error) {
-	my, err := testenv.OpenMySQL(ctx, testenv.MySQLOptions{Flavor: testenv.MySQLFlavor(sink)})
+	return startMySQL(ctx, testenv.MySQLFlavor(sink), "warehouse")
+}
+
+func startMySQL(ctx context.Context, flavor testenv.MySQLFlavor, database string) (dsn string, closeServer func(), err error) {
+	my, err := testenv.OpenMySQL(ctx, testenv.MySQLOptions{Flavor: flavor})
 	if err != nil {
 		return "", nil, err
 	}
 	w, err := openWarehouse(ctx, my.DSN(""))
 	if err == nil {
-		_, err = w.my.ExecContext(ctx, "create database warehouse")
+		_, err = w.my.ExecContext(ctx, "create database "+database)
 		w.close(ctx)
 	}
 	if err != nil {
 		my.Close()
 		return "", nil, err
 	}
-	return my.DSN("warehouse"), my.Close, nil
+	return my.DSN(database), my.Close, nil
 }

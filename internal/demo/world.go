@@ -65,7 +65,7 @@ type World struct {
 // External returns the configuration with an external log in the place of outrelay's own. Everything that it makes there is named after run, which stands for
 // one world: its events, positions and transactional ids are strange to any other.
 func External(config, run, addr string) string {
-	config = strings.Replace(config, "      - table: public.outbox\n", "      - table: public.outbox\n        topic: "+run+".{aggregatetype}\n", 1)
+	config = strings.Replace(config, "consumers:\n", "        topic: "+run+".{aggregatetype}\nconsumers:\n", 1) // behind the outbox table
 	config = strings.Replace(config, "topics: [outbox.event.order]", "topics: ["+run+".order]", 1)
 	return "log:\n  kafka:\n    brokers: ['" + addr + "']\n    prefix: " + run + ".\n" + config
 }
@@ -75,7 +75,7 @@ const drainMax = 60 * time.Second
 
 // SetUp makes the tables and the file, and a process that does not run yet.
 func (w *World) SetUp(ctx context.Context, binary string) error {
-	if err := execute(ctx, w.Shop, shopSQL); err != nil {
+	if err := setUpShop(ctx, w.Shop); err != nil {
 		return err
 	}
 	wh, err := openWarehouse(ctx, w.Warehouse)
@@ -117,7 +117,7 @@ func query(ctx context.Context, dsn, sql string, into ...any) error {
 
 // Counts returns how many events the shop has committed and the warehouse has applied.
 func (w *World) Counts(ctx context.Context) (committed, applied int64, err error) {
-	if err = query(ctx, w.Shop, "select count(*) from ledger", &committed); err != nil {
+	if committed, err = shopCount(ctx, w.Shop); err != nil {
 		return 0, 0, err
 	}
 	wh, err := openWarehouse(ctx, w.Warehouse)
@@ -180,12 +180,15 @@ func (w *World) Count(ctx context.Context) (Result, error) {
 
 func (w *World) audit(ctx context.Context) (audit.Report, error) {
 	var report audit.Report
-	applied := "public.applied"
+	ledger, applied := "public.ledger", "public.applied"
+	if isMySQL(w.Shop) {
+		ledger = "ledger"
+	}
 	if isMySQL(w.Warehouse) {
 		applied = "applied"
 	}
 	cmd := exec.CommandContext(ctx, w.Process.Binary, "audit", "shop", "--group", "order-totals", "-c", filepath.Join(w.Dir, "outrelay.yaml"),
-		"--kafka", w.Process.Kafka, "--ledger", "public.ledger", "--applied", applied, "--json")
+		"--kafka", w.Process.Kafka, "--ledger", ledger, "--applied", applied, "--json")
 	cmd.Env = append(os.Environ(), w.Env()...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -198,7 +201,7 @@ func (w *World) audit(ctx context.Context) (audit.Report, error) {
 
 // wrongTotals counts customers whose total in the warehouse is not the sum of their committed orders.
 func (w *World) wrongTotals(ctx context.Context, wh warehouse) (int64, error) {
-	want, err := totals(ctx, w.Shop, "select key, sum(amount)::text from ledger group by key")
+	want, err := shopTotals(ctx, w.Shop)
 	if err != nil {
 		return 0, err
 	}

@@ -98,7 +98,10 @@ type worldOptions struct {
 	kafka      bool // the log is an Apache Kafka, whatever OUTRELAY_TEST_LOG says
 	noLog      bool // somebody else gives the world its log
 	edit       func(config string) string
-	warehouse  string                  // its connection string; empty: a database of pg
+	warehouse  string // its connection string; empty: a database of pg
+	source     string // mariadb or mysql: the shop is database shopDB there, at the connection string shop
+	shop       string
+	shopDB     string
 	proxy      func(dsn string) string // replaces the warehouse's connection string as outrelay sees it
 }
 
@@ -116,6 +119,9 @@ func newWorld(t *testing.T, o worldOptions) *world {
 	}
 	name := "w_" + db
 	config := strings.Replace(demo.ConfigText, "    outbox:", "    slot: "+name+"\n    publication: "+name+"\n    outbox:", 1)
+	if o.source != "" {
+		shop, config = o.shop, demo.From(demo.ConfigText, o.source, o.shopDB)
+	}
 	if o.edit != nil {
 		config = o.edit(config)
 	}
