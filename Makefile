@@ -18,7 +18,7 @@ FUZZTIME ?= 2s
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build build-failpoints deps deps-mysql deps-kafka deps-clients compat kafka demo check test test-unit test-system fuzz-short fuzz soak compat-kafka lint lint-full schema \
+.PHONY: help build build-failpoints deps deps-mysql deps-kafka deps-clients compat kafka demo check test test-unit test-system fuzz-short fuzz soak compat-kafka crash-sinks lint lint-full schema \
         bench-relay bench-latency bench-sink bench-log bench-scale clean
 
 help: ## list the targets
@@ -75,6 +75,10 @@ soak: build build-failpoints ## the long forms of the crash and fault tests
 
 compat-kafka: build build-failpoints deps deps-kafka ## the system and crash tests of the whole path with Apache Kafka as the log
 	OUTRELAY_TEST_LOG=kafka OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 1h ./test/system
+
+crash-sinks: build build-failpoints deps deps-mysql ## the crash tests of the whole path with MariaDB and with MySQL as the sink
+	for sink in mariadb mysql; do \
+	  OUTRELAY_TEST_SINK=$$sink OUTRELAY_BIN=$(CURDIR)/$(BIN) OUTRELAY_BIN_FAILPOINTS=$(CURDIR)/$(BINFP) $(GO) test -count=1 -timeout 1h -run 'TestCrash_C|TestSink' ./test/system || exit 1; done
 
 compat: build deps ## every client, tool and suite of other projects against the broker: a table, and docs/compat.md
 	@scripts/install-clients full

@@ -3,7 +3,6 @@ package system_test
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"strings"
 	"syscall"
 	"testing"
@@ -76,15 +75,7 @@ func (w *world) lockSink() (release func()) {
 // The sink is away at the start: the process comes up, says so, and applies once the sink is back.
 func TestRun_sinkAwayAtStart(t *testing.T) {
 	var proxy *testenv.Proxy
-	w := newWorld(t, worldOptions{proxy: func(dsn string) string {
-		u, err := url.Parse(dsn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		proxy = testenv.StartProxy(t, u.Host)
-		u.Host = proxy.Addr()
-		return u.String()
-	}})
+	w := newWorld(t, worldOptions{proxy: throughProxy(t, &proxy)})
 	proxy.Refuse(true)
 	w.launch()
 	w.awaitReadyz(503, "relay: ok", "consumers: group order-totals")

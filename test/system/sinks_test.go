@@ -21,13 +21,8 @@ func TestSink_otherDatabases(t *testing.T) {
 				t.Skip("no MySQL here: scripts/install-deps mysql")
 			}
 			my := testenv.StartMySQL(t, testenv.MySQLOptions{Flavor: flavor})
-			db := my.NewDatabase(t)
-			proxy := testenv.StartProxy(t, my.Addr())
-			w := newWorld(t, worldOptions{
-				edit:      func(c string) string { return demo.Into(c, sink) },
-				warehouse: my.DSN(db),
-				proxy:     func(string) string { return testenv.MySQLDSN(flavor, proxy.Addr(), db, "root", "") },
-			})
+			var proxy *testenv.Proxy
+			w := newWorld(t, worldOptions{my: my, proxy: throughProxy(t, &proxy)})
 			w.start()
 			l := w.load(rate)
 			w.appliedMore(100, 30*time.Second)
@@ -35,8 +30,8 @@ func TestSink_otherDatabases(t *testing.T) {
 			w.start()
 			w.appliedMore(100, 30*time.Second)
 			for range 2 { // the answer of a COMMIT is lost, or the COMMIT itself
-				proxy.CutOn(testenv.Rule{Dir: testenv.ToServer, Pattern: []byte("\n;commit"), Action: testenv.CutAfter})
-				proxy.CutOn(testenv.Rule{Dir: testenv.ToServer, Pattern: []byte("\n;commit"), Action: testenv.CutBefore})
+				proxy.CutOn(testenv.Rule{Dir: testenv.ToServer, Pattern: []byte(mysqlCommitSent), Action: testenv.CutAfter})
+				proxy.CutOn(testenv.Rule{Dir: testenv.ToServer, Pattern: []byte(mysqlCommitSent), Action: testenv.CutBefore})
 				w.appliedMore(100, 30*time.Second)
 			}
 			must(t, my.Kill9())

@@ -45,6 +45,12 @@ var (
 // external reports whether the log of every world is an Apache Kafka: the same binary, another YAML (make compat-kafka).
 func external() bool { return os.Getenv("OUTRELAY_TEST_LOG") == "kafka" }
 
+// sharedMySQL is the warehouse's server of the worlds that do not crash it, where OUTRELAY_TEST_SINK says mariadb or mysql (make crash-sinks).
+var sharedMySQL = &testenv.SharedMySQL{Options: testenv.MySQLOptions{Flavor: testenv.MySQLFlavor(os.Getenv("OUTRELAY_TEST_SINK"))}}
+
+// mysqlSink reports whether every world's sink is a MariaDB or MySQL.
+func mysqlSink() bool { return os.Getenv("OUTRELAY_TEST_SINK") != "" }
+
 // ownLog skips a test of what only outrelay's own log has.
 func ownLog(t *testing.T, what string) {
 	t.Helper()
@@ -98,10 +104,10 @@ type worldOptions struct {
 	kafka      bool // the log is an Apache Kafka, whatever OUTRELAY_TEST_LOG says
 	noLog      bool // somebody else gives the world its log
 	edit       func(config string) string
-	warehouse  string // its connection string; empty: a database of pg
 	source     string // mariadb or mysql: the shop is database shopDB there, at the connection string shop
 	shop       string
 	shopDB     string
+	my         *testenv.MySQL          // the warehouse's server; nil: PostgreSQL, or what OUTRELAY_TEST_SINK names
 	proxy      func(dsn string) string // replaces the warehouse's connection string as outrelay sees it
 }
 
@@ -113,14 +119,20 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		pg = shared.Get(t)
 	}
 	db := pg.NewDatabase(t)
-	shop, warehouse := pg.DSN(db), o.warehouse
-	if warehouse == "" {
-		warehouse = pg.DSN(pg.NewDatabase(t))
-	}
+	shop := pg.DSN(db)
 	name := "w_" + db
 	config := strings.Replace(demo.ConfigText, "    outbox:", "    slot: "+name+"\n    publication: "+name+"\n    outbox:", 1)
 	if o.source != "" {
 		shop, config = o.shop, demo.From(demo.ConfigText, o.source, o.shopDB)
+	}
+	warehouse := ""
+	if my := o.my; my != nil || mysqlSink() {
+		if my == nil {
+			my = sharedMySQL.Get(t)
+		}
+		warehouse, config = my.DSN(my.NewDatabase(t)), demo.Into(config, string(my.Flavor()))
+	} else {
+		warehouse = pg.DSN(pg.NewDatabase(t))
 	}
 	if o.edit != nil {
 		config = o.edit(config)
