@@ -59,18 +59,6 @@ func TestMySQL_startsStopsAndSurvivesKill9(t *testing.T) {
 	})
 }
 
-func TestMySQL_identityOfItsOwn(t *testing.T) {
-	t.Parallel()
-	if !testenv.MySQLInstalled() {
-		t.Skip("no MySQL here: scripts/install-deps mysql")
-	}
-	o := testenv.MySQLOptions{Flavor: testenv.MySQLServer, NoFsync: true}
-	a, b := testenv.StartMySQL(t, o), testenv.StartMySQL(t, o)
-	if x, y := a.Value(t, "", "SELECT @@server_uuid"), b.Value(t, "", "SELECT @@server_uuid"); x == y {
-		t.Fatalf("both servers have the UUID %s", x)
-	}
-}
-
 // TestMySQL_goneWithTheProcess runs this test binary as a child, kills it, and sees that its server and directory go away.
 func TestMySQL_goneWithTheProcess(t *testing.T) {
 	t.Parallel()

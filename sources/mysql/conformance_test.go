@@ -35,6 +35,14 @@ func onServers(t *testing.T, run func(t *testing.T, flavor testenv.MySQLFlavor))
 	}
 }
 
+// longForm leaves a test that starts servers of its own, and treats both families alike, to the long form on MySQL, which is slow to start.
+func longForm(t *testing.T, flavor testenv.MySQLFlavor) {
+	t.Helper()
+	if testing.Short() && flavor == testenv.MySQLServer {
+		t.Skip("the short form runs it on MariaDB")
+	}
+}
+
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	onServers(t, func(t *testing.T, flavor testenv.MySQLFlavor) {

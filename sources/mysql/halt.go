@@ -35,6 +35,7 @@ const (
 	errTooManyConns     = 1040
 	errTableDenied      = 1142
 	errNoSuchTable      = 1146
+	errSyntax           = 1064
 	errDuplicateKey     = 1062
 	errBadField         = 1054
 	errNeedPrivilege    = 1227
@@ -98,6 +99,13 @@ func cleaned(err error) string {
 		return op.Error()
 	}
 	text, _, _ := strings.Cut(err.Error(), "\n")
+	if errors.Is(err, gomysql.ErrBadConn) { // its words are those of the calls that failed
+		if _, why, ok := strings.Cut(text, ". err "); ok {
+			why, _, _ = strings.Cut(why, ": connection was bad")
+			why, _, _ = strings.Cut(why, ", copied")
+			return "the connection ended: " + why
+		}
+	}
 	return text
 }
 

@@ -173,6 +173,7 @@ func TestOpen_reset(t *testing.T) {
 func TestOpen_refusesServers(t *testing.T) {
 	t.Parallel()
 	onServers(t, func(t *testing.T, flavor testenv.MySQLFlavor) {
+		longForm(t, flavor)
 		d := newDBOn(t, testenv.StartMySQL(t, testenv.MySQLOptions{Flavor: flavor, NoFsync: true}))
 		s, pos := d.outbox(t, asItIs)
 		for _, tt := range []struct{ variable, wrong, code string }{
@@ -261,6 +262,7 @@ func TestStream_haltsOnSessions(t *testing.T) {
 func TestStream_metadataMissing(t *testing.T) {
 	t.Parallel()
 	onServers(t, func(t *testing.T, flavor testenv.MySQLFlavor) {
+		longForm(t, flavor)
 		d := newDBOn(t, testenv.StartMySQL(t, testenv.MySQLOptions{Flavor: flavor, NoFsync: true}))
 		s, pos := d.outbox(t, asItIs)
 		d.exec(t, "SET GLOBAL binlog_row_metadata = MINIMAL", "INSERT INTO outbox VALUES ('x', 'k', 1, 'p')", "SET GLOBAL binlog_row_metadata = FULL")
@@ -325,6 +327,7 @@ func TestOpen_serverIDTaken(t *testing.T) {
 func TestInit_readOnly(t *testing.T) {
 	t.Parallel()
 	onServers(t, func(t *testing.T, flavor testenv.MySQLFlavor) {
+		longForm(t, flavor)
 		d := newDBOn(t, testenv.StartMySQL(t, testenv.MySQLOptions{Flavor: flavor, NoFsync: true}))
 		d.CreateOutbox(t, "outbox")
 		s := d.source(t, sourcetest.Options{Name: "shop", Tables: []string{"outbox"}}, func(o *mysql.Options) {
@@ -367,4 +370,19 @@ func TestInit_readOnly(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestStream_outOfOrder gives a number of MariaDB again: the position cannot tell such a transaction from one that was read.
+func TestStream_outOfOrder(t *testing.T) {
+	t.Parallel()
+	d := newDBOn(t, testenv.StartMariaDB(t, testenv.MySQLOptions{NoFsync: true}))
+	s, pos := d.outbox(t, asItIs)
+	st, err := s.Open(ctxOf(t), pos)
+	must(t, err)
+	defer st.Close()
+	d.publish(t, st, "second") // it is being served: when it is asked for the binlog, the server itself refuses such a place
+	a := d.Session(t)
+	a.Exec(t, "SET SESSION gtid_seq_no = 2")
+	a.Exec(t, "INSERT INTO outbox VALUES ('again', 'k', 1, 'p')")
+	wantError(t, nextError(t, st), outrelay.ErrDataHalt, "gtid-out-of-order", "0-1-2", "gtid_strict_mode", "source repair shop")
 }

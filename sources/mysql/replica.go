@@ -85,12 +85,12 @@ func (s *Source) replica(ctx context.Context, c *conn, srv server) (replica, err
 
 // listReplicas returns the replicas that are connected: their hosts, by their numbers. Where the user may not list them there are none.
 func (s *Source) listReplicas(ctx context.Context, c *conn) (map[uint32]string, error) {
-	rows, err := c.rows(ctx, s.replicasQuery())
+	rows, err := s.queryReplicas(ctx, c)
 	if isServerError(err, errNeedPrivilege) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, s.classify(s.replicasQuery(), err)
+		return nil, s.classify("list of replicas", err)
 	}
 	out := map[uint32]string{}
 	for _, r := range rows {
@@ -101,22 +101,27 @@ func (s *Source) listReplicas(ctx context.Context, c *conn) (map[uint32]string, 
 	return out, nil
 }
 
-func (s *Source) replicasQuery() string {
+// queryReplicas asks by the name that the server knows: MySQL has the new one since 8.0.22, and the old one until 8.4.
+func (s *Source) queryReplicas(ctx context.Context, c *conn) ([]map[string]string, error) {
 	if s.o.Flavor == MariaDB {
-		return "SHOW REPLICA HOSTS"
+		return c.rows(ctx, "SHOW REPLICA HOSTS")
 	}
-	return "SHOW REPLICAS"
+	rows, err := c.rows(ctx, "SHOW REPLICAS")
+	if isServerError(err, errSyntax) {
+		rows, err = c.rows(ctx, "SHOW SLAVE HOSTS")
+	}
+	return rows, err
 }
 
 // attached reports whether a stream of this source is connected. Where the user may not list replicas, a dump of any of the user's own sessions counts.
 func (s *Source) attached(ctx context.Context, c *conn) (bool, error) {
-	rows, err := c.rows(ctx, s.replicasQuery())
+	rows, err := s.queryReplicas(ctx, c)
 	if isServerError(err, errNeedPrivilege) {
 		rows, err = c.rows(ctx, "SELECT 1 FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'")
 		return len(rows) > 0, s.classify("information_schema.PROCESSLIST", err)
 	}
 	if err != nil {
-		return false, s.classify(s.replicasQuery(), err)
+		return false, s.classify("list of replicas", err)
 	}
 	host := hostOf(s.identity())
 	for _, r := range rows {

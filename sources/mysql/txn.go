@@ -123,8 +123,20 @@ func (st *stream) begin(stamp Stamp, at time.Time, begun bool) error {
 	}
 	if st.q.at.Executed.holds(stamp.ID) { // only this goroutine changes it
 		st.txn.skip = skipAll
+		return st.outOfOrder()
 	}
 	return nil
+}
+
+// outOfOrder is the halt for a transaction of MariaDB whose number is not above those before it in its domain: nothing can tell it from one that was yielded. MySQL's ids are
+// of a set, and what is in it is the same transaction.
+func (st *stream) outOfOrder() error {
+	id := st.txn.stamp.ID.Maria
+	if id.IsZero() {
+		return nil
+	}
+	return st.src.fail(outrelay.ErrDataHalt, "gtid-out-of-order", fmt.Sprintf("the binlog holds transaction %s, at %s:%d, behind %s: a session has set gtid_seq_no, or two servers wrote to one domain", id, st.file, st.pos, st.q.at.Executed.pos.Of(id.Domain)),
+		"set gtid_strict_mode = ON, which keeps servers from it; "+st.src.waysOut(), nil)
 }
 
 // rewritten is the halt for an id that was given twice.
