@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/outrelay/outrelay"
+	"github.com/outrelay/outrelay/internal/doctor"
 )
 
 // ErrNotBegun: the Init of an intent has created nothing that is still there, or the intent is about another database.
@@ -46,6 +47,13 @@ type Source interface {
 	// Status asks the database where it is relative to a position. It may be called at any time, also while a stream is
 	// open, and uses a connection of its own.
 	Status(ctx context.Context, at outrelay.Position) (Status, error)
+}
+
+// Examiner is a source that can say what is wrong with its database, before it hurts.
+type Examiner interface {
+	// Examine makes the checks of docs/operations/doctor.md that concern the database, and changes nothing. at is the position in the log, or zero where that is
+	// not known; columns are those that each table of the source must have. It takes a second or two, and ends early with ctx.
+	Examine(ctx context.Context, at outrelay.Position, columns map[string][]string) []doctor.Finding
 }
 
 // Stream is one running connection to a source. Next and Confirm may be called concurrently with each other, each by one

@@ -21,7 +21,7 @@ const module = "github.com/outrelay/outrelay"
 // stands higher. The longest matching prefix decides.
 var layers = map[string]int{
 	"internal/invariant": 1, "internal/clock": 1, "internal/backoff": 1, "internal/run": 1, "internal/metrics": 1, "internal/failpoint": 1,
-	"internal/topicname": 1, "internal/bytepool": 1, "internal/loopback": 1, "internal/mysqldsn": 1,
+	"internal/topicname": 1, "internal/bytepool": 1, "internal/loopback": 1, "internal/mysqldsn": 1, "internal/doctor": 1,
 	"internal/vfs": 2,
 	".":            3,
 	"config":       4, "sources": 4, "sinks": 4, "sinks/handler": 4, "sinks/sqlsink": 4, "dedup": 4, "broker/record": 4, "broker/group": 4, "broker/txn": 4,

@@ -36,6 +36,7 @@ type slot struct {
 	WALStatus          string `json:"wal_status"`
 	Conflicting        bool   `json:"conflicting"`         // 16+
 	InvalidationReason string `json:"invalidation_reason"` // 17+
+	Failover           bool   `json:"failover"`            // 17+
 }
 
 func (s *Source) readSlot(ctx context.Context, pg *pgconn.PgConn) (*slot, error) {

@@ -20,7 +20,10 @@ import (
 const versionMin = 140000
 
 // connect opens a replication connection, on which plain SQL works too, in the simple protocol alone.
-func (s *Source) connect(ctx context.Context) (*pgconn.PgConn, error) {
+func (s *Source) connect(ctx context.Context) (*pgconn.PgConn, error) { return s.connectAs(ctx, true) }
+
+// connectAs is connect; without replication the connection carries SQL alone.
+func (s *Source) connectAs(ctx context.Context, replication bool) (*pgconn.PgConn, error) {
 	cs, err := s.o.ConnString(ctx)
 	if err != nil {
 		return nil, s.classify("connection string", err)
@@ -45,6 +48,9 @@ func (s *Source) connect(ctx context.Context) (*pgconn.PgConn, error) {
 		"extra_float_digits": "1",
 	} {
 		cfg.RuntimeParams[k] = v
+	}
+	if !replication {
+		delete(cfg.RuntimeParams, "replication")
 	}
 	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4}}
 	cfg.DialFunc = dialer.DialContext

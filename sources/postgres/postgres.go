@@ -62,7 +62,10 @@ type Source struct {
 	metrics *metrics
 }
 
-var _ sources.Source = (*Source)(nil)
+var (
+	_ sources.Source   = (*Source)(nil)
+	_ sources.Examiner = (*Source)(nil)
+)
 
 // slotName is what PostgreSQL takes as the name of a replication slot.
 var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
