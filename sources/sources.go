@@ -51,9 +51,9 @@ type Source interface {
 
 // Examiner is a source that can say what is wrong with its database, before it hurts.
 type Examiner interface {
-	// Examine makes the checks of docs/operations/doctor.md that concern the database, and changes nothing. at is the position in the log, or zero where that is
-	// not known; columns are those that each table of the source must have. It takes a second or two, and ends early with ctx.
-	Examine(ctx context.Context, at outrelay.Position, columns map[string][]string) []doctor.Finding
+	// Examine makes the checks of docs/operations/doctor.md that concern the database, and changes nothing. at returns the position in the log, zero where that is
+	// not known, and is called when the database has said where it is; columns are those that each table of the source must have. It takes a second or two, and ends early with ctx.
+	Examine(ctx context.Context, at func(context.Context) outrelay.Position, columns map[string][]string) []doctor.Finding
 }
 
 // Stream is one running connection to a source. Next and Confirm may be called concurrently with each other, each by one

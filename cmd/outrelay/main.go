@@ -100,7 +100,7 @@ Exit codes: 0 ok, 1 runtime, 2 configuration, 3 environment, 4 data halt.`,
 	p.StringVar(&a.tls.Cert, "tls-cert", "", "PEM file of a client certificate")
 	p.StringVar(&a.tls.Key, "tls-key", "", "PEM file of its key")
 	root.AddCommand(
-		newRun(a), newValidate(a), newConfig(a), newInit(a), newStatus(a),
+		newRun(a), newValidate(a), newDoctor(a), newConfig(a), newInit(a), newStatus(a),
 		newTopics(a), newGroups(a), newUsers(a), newACLs(a), newProduce(a), newConsume(a),
 		newLog(a), newAudit(a), newDemo(a), newBench(a), newVersion(a),
 	)

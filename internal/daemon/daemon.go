@@ -227,6 +227,7 @@ func (d *Daemon) runRoles(ctx context.Context, instance string) error {
 			}
 		}
 	}
+	g.Start(run.Service{Name: "doctor", Run: func(ctx context.Context) error { return d.watchHealth(ctx, ko) }})
 	return g.Wait()
 }
 

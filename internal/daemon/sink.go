@@ -7,6 +7,7 @@ import (
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/config"
 	"github.com/outrelay/outrelay/internal/audit"
+	"github.com/outrelay/outrelay/internal/doctor"
 	"github.com/outrelay/outrelay/sinks"
 	"github.com/outrelay/outrelay/sinks/handler"
 	sinkmy "github.com/outrelay/outrelay/sinks/mysql"
@@ -16,11 +17,22 @@ import (
 // openSink opens a group's sink. It may be called again.
 type openSink func(context.Context) (sinks.Relocator, error)
 
+// sink is what can be done with the sink of a group.
+type sink struct {
+	open    openSink
+	examine func(ctx context.Context, place string) []doctor.Finding
+}
+
 // newSink returns how the sink of a group is opened. bare: for its offsets alone; no statement is checked, no metric kept.
 func (d *Daemon) newSink(name, owner string, bare bool) (openSink, error) {
+	s, err := d.sink(name, owner, bare)
+	return s.open, err
+}
+
+func (d *Daemon) sink(name, owner string, bare bool) (sink, error) {
 	g, ok := d.c.Consumers[name]
 	if !ok {
-		return nil, fmt.Errorf("no consumer %q in %s: %w", name, d.c.File(), outrelay.ErrConfig)
+		return sink{}, fmt.Errorf("no consumer %q in %s: %w", name, d.c.File(), outrelay.ErrConfig)
 	}
 	conn := d.sinkConnString(name, g)
 	handlers := map[string][]handler.Statement{}
@@ -35,13 +47,15 @@ func (d *Daemon) newSink(name, owner string, bare bool) (openSink, error) {
 		if bare {
 			o.Handlers, o.Registerer = nil, nil
 		}
-		return func(ctx context.Context) (sinks.Relocator, error) { return opened(sinkmy.Open(ctx, o)) }, nil
+		return sink{func(ctx context.Context) (sinks.Relocator, error) { return opened(sinkmy.Open(ctx, o)) },
+			func(ctx context.Context, place string) []doctor.Finding { return sinkmy.Examine(ctx, place, o) }}, nil
 	}
 	o := sinkpg.Options{ConnString: conn, Owner: owner, Handlers: handlers, Schema: g.Into.Schema, Logger: log, Registerer: d.registry}
 	if bare {
 		o.Handlers, o.Registerer = nil, nil
 	}
-	return func(ctx context.Context) (sinks.Relocator, error) { return opened(sinkpg.Open(ctx, o)) }, nil
+	return sink{func(ctx context.Context) (sinks.Relocator, error) { return opened(sinkpg.Open(ctx, o)) },
+		func(ctx context.Context, place string) []doctor.Finding { return sinkpg.Examine(ctx, place, o) }}, nil
 }
 
 // opened keeps a nil sink from becoming an interface that is not nil.

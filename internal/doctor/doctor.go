@@ -5,6 +5,7 @@ package doctor
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Severity is what a finding means.
@@ -46,10 +47,19 @@ func (r *Report) Warn(id, fix, format string, args ...any) { r.add(id, Warning, 
 func (r *Report) Fail(id, fix, format string, args ...any) { r.add(id, Error, fix, format, args) }
 
 func (r *Report) add(id string, s Severity, fix, format string, args []any) {
-	r.Findings = append(r.Findings, Finding{ID: id, Place: r.Place, Severity: s, Text: fmt.Sprintf(format, args...), Fix: fix})
+	r.Findings = append(r.Findings, Finding{ID: id, Place: r.Place, Severity: s, Text: oneLine(fmt.Sprintf(format, args...)), Fix: oneLine(fix)})
 }
 
-// At returns a report whose findings go to r, with a place below r's.
+// oneLine joins lines, which errors of drivers and multi-line SQL have.
+func oneLine(s string) string {
+	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' })
+	for i, l := range lines {
+		lines[i] = strings.TrimSpace(l)
+	}
+	return strings.Join(lines, " ")
+}
+
+// At lets examine report on a place below r's.
 func (r *Report) At(place string, examine func(r *Report)) {
 	sub := &Report{Place: r.Place + ", " + place}
 	examine(sub)

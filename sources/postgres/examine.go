@@ -28,9 +28,9 @@ const (
 	keepalivesPerWait = 3
 )
 
-// Examine looks at everything that this source needs of its server, and at what will hurt it one day, and changes nothing. at is the position in the log;
-// the zero value where it is not known. columns are those that each of Options.Tables must have. The ids are those of docs/operations/doctor.md.
-func (s *Source) Examine(ctx context.Context, at outrelay.Position, columns map[string][]string) []doctor.Finding {
+// Examine looks at everything that this source needs of its server, and at what will hurt it one day, and changes nothing. at returns the position in
+// the log, zero where it is not known; it is called once the slot was looked at, which is never ahead of it. columns are those that each of Options.Tables must have. The ids are those of docs/operations/doctor.md.
+func (s *Source) Examine(ctx context.Context, at func(context.Context) outrelay.Position, columns map[string][]string) []doctor.Finding {
 	x := &examination{s: s, Report: doctor.Report{Place: s.place()}, columns: columns}
 	x.run(ctx, at)
 	return x.Findings
@@ -50,7 +50,7 @@ type examination struct {
 	slot     *slot
 }
 
-func (x *examination) run(ctx context.Context, at outrelay.Position) {
+func (x *examination) run(ctx context.Context, at func(context.Context) outrelay.Position) {
 	if !x.connect(ctx) {
 		return
 	}
@@ -66,7 +66,7 @@ func (x *examination) run(ctx context.Context, at outrelay.Position) {
 	x.tables(ctx)
 	x.publication(ctx)
 	x.theSlot(ctx)
-	x.position(ctx, at)
+	x.position(ctx, at(ctx))
 	x.retention(ctx)
 	x.standbys(ctx)
 	x.oldTransactions(ctx)

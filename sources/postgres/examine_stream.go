@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pglogrepl"
+
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/doctor"
 	"github.com/outrelay/outrelay/sources/postgres/pgoutput"
@@ -180,6 +182,9 @@ func (x *examination) position(ctx context.Context, at outrelay.Position) {
 		return
 	}
 	place, err := ParsePlace(at)
+	if id, ierr := pglogrepl.IdentifySystem(ctx, x.pg); ierr == nil {
+		x.srv.walEnd = LSN(id.XLogPos) // it was read before the position, which may have moved since
+	}
 	if err == nil {
 		err = x.s.checkIdentity(ctx, x.pg, x.srv, place)
 	}

@@ -20,6 +20,10 @@ import (
 
 var outboxColumns = map[string][]string{"public.outbox": {"id", "k", "payload"}}
 
+func at(p outrelay.Position) func(context.Context) outrelay.Position {
+	return func(context.Context) outrelay.Position { return p }
+}
+
 // found returns the findings of a check that are warnings or errors, as text.
 func found(fs []doctor.Finding, id string) string {
 	var all []string
@@ -48,7 +52,7 @@ func TestExamine_right(t *testing.T) {
 	defer st.Close()
 	pos = d.publish(t, st, "a")
 	ids := map[string]bool{}
-	for _, f := range s.Examine(ctxOf(t), pos, outboxColumns) {
+	for _, f := range s.Examine(ctxOf(t), at(pos), outboxColumns) {
 		ids[f.ID] = true
 		if f.Severity != doctor.OK && f.ID != "P15" && f.ID != "P19" && !(f.ID == "P2" && strings.Contains(f.Text, "PostgreSQL 14")) {
 			t.Errorf("%+v", f)
@@ -77,7 +81,7 @@ func TestExamine_wrongServer(t *testing.T) {
 	s := d.source(t, sourcetest.Options{Name: "shop", Tables: []string{"public.outbox", "public.absent"}}, func(o *postgres.Options) {
 		o.ConnString = func(context.Context) (string, error) { return pg.DSNAs(d.name, "plain", "s3cret"), nil }
 	})
-	fs := s.Examine(ctxOf(t), outrelay.Position{}, outboxColumns)
+	fs := s.Examine(ctxOf(t), at(outrelay.Position{}), outboxColumns)
 	for id, want := range map[string][]string{
 		"P3":  {"error", "wal_level is replica", "ALTER SYSTEM SET wal_level = logical"},
 		"P5":  {"error", "max_replication_slots is 1, and all are in use", "ALTER SYSTEM SET max_replication_slots"},
@@ -111,7 +115,7 @@ func TestExamine_wrongStream(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		spoil func(t *testing.T, d *database)
-		at    func(p postgres.Place) postgres.Place
+		move  func(p postgres.Place) postgres.Place
 		id    string
 		want  []string
 	}{
@@ -130,7 +134,7 @@ func TestExamine_wrongStream(t *testing.T) {
 		}, nil, "P11", []string{"error", `plugin "test_decoding"`}},
 		"slot dropped": {func(t *testing.T, d *database) { d.exec(t, "SELECT pg_drop_replication_slot('"+d.slot()+"')") }, nil, "P12", []string{"error", "[slot-missing]", "--from-table"}},
 		"slot used by somebody else": {func(t *testing.T, d *database) {
-			d.exec(t, "INSERT INTO outbox VALUES ('x')", "SELECT count(*) FROM pg_logical_slot_get_binary_changes('"+d.slot()+"', NULL, NULL, 'proto_version', '1', 'publication_names', '\"pub shop\"')")
+			d.exec(t, "SET synchronous_commit = on; INSERT INTO outbox VALUES ('x')", "SELECT count(*) FROM pg_logical_slot_get_binary_changes('"+d.slot()+"', NULL, NULL, 'proto_version', '1', 'publication_names', '\"pub shop\"')")
 		}, nil, "P12", []string{"error", "[slot-ahead]"}},
 		"another server": {nil, func(p postgres.Place) postgres.Place { p.System = "1"; return p }, "P12", []string{"error", "[other-server]", "system identifier"}},
 		"server behind":  {nil, func(p postgres.Place) postgres.Place { p.LSN += 1 << 40; return p }, "P12", []string{"error", "[server-behind]"}},
@@ -147,13 +151,13 @@ func TestExamine_wrongStream(t *testing.T) {
 			if tc.spoil != nil {
 				tc.spoil(t, d)
 			}
-			if tc.at != nil {
+			if tc.move != nil {
 				p, err := postgres.ParsePlace(pos)
 				must(t, err)
-				p = tc.at(p)
+				p = tc.move(p)
 				pos.Token = p.Token()
 			}
-			wantFound(t, s.Examine(ctxOf(t), pos, outboxColumns), tc.id, tc.want...)
+			wantFound(t, s.Examine(ctxOf(t), at(pos), outboxColumns), tc.id, tc.want...)
 		})
 	}
 }
@@ -172,14 +176,14 @@ func TestExamine_connection(t *testing.T) {
 	nobody := d.source(t, opts, func(o *postgres.Options) {
 		o.ConnString = func(context.Context) (string, error) { return "postgres://u:s3cret@127.0.0.1:1/d?sslmode=disable", nil }
 	})
-	fs := nobody.Examine(ctxOf(t), pos, outboxColumns)
+	fs := nobody.Examine(ctxOf(t), at(pos), outboxColumns)
 	wantFound(t, fs, "P1", "error", "refused")
 	if len(fs) != 1 || strings.Contains(found(fs, "P1"), "s3cret") {
 		t.Errorf("%+v", fs)
 	}
 
 	ahead := d.source(t, opts, func(o *postgres.Options) { o.Clock = fast{} })
-	wantFound(t, ahead.Examine(ctxOf(t), pos, outboxColumns), "P22", "warning", "differs from this machine's by 3600")
+	wantFound(t, ahead.Examine(ctxOf(t), at(pos), outboxColumns), "P22", "warning", "differs from this machine's by 3600")
 
 	// Somebody else's client holds the slot.
 	pgc, err := pgconn.Connect(ctxOf(t), d.pg.DSN(d.name)+"&replication=database&application_name=debezium")
@@ -187,5 +191,5 @@ func TestExamine_connection(t *testing.T) {
 	defer pgc.Close(context.Background())
 	must(t, pglogrepl.StartReplication(ctxOf(t), pgc, d.slot(), 0, pglogrepl.StartReplicationOptions{PluginArgs: []string{"proto_version '1'", `publication_names '"pub shop"'`}}))
 	d.waitValue(t, "SELECT count(*) FROM pg_replication_slots WHERE active AND slot_name = '"+d.slot()+"'", "1")
-	wantFound(t, s.Examine(ctxOf(t), pos, outboxColumns), "P11", "error", `("debezium")`, "not by this source", "pg_terminate_backend")
+	wantFound(t, s.Examine(ctxOf(t), at(pos), outboxColumns), "P11", "error", `("debezium")`, "not by this source", "pg_terminate_backend")
 }

@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/outrelay/outrelay/internal/testenv"
 )
@@ -207,4 +210,36 @@ func (w *world) cliAny(args ...string) string {
 	w.t.Helper()
 	o := w.runCLI("", append(args, "-c", filepath.Join(w.Dir, "outrelay.yaml"))...)
 	return o.stdout + o.stderr
+}
+
+// transactions tells which transactions the log knows, and which producers its positions have: what holds readers up.
+func transactions(t *testing.T, addr string) string {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(addr))
+	if err != nil {
+		return err.Error()
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	adm := kadm.NewClient(cl)
+	txns, err := adm.DescribeTransactions(ctx)
+	text := ""
+	for _, x := range txns.Sorted() {
+		text += fmt.Sprintf("%+v\n", x)
+	}
+	topics, terr := adm.ListTopics(ctx)
+	producers, perr := adm.DescribeProducers(ctx, topics.TopicsSet())
+	for _, p := range producers.SortedProducers() {
+		if p.CurrentTxnStartOffset >= 0 {
+			text += fmt.Sprintf("open: %+v\n", p)
+		}
+	}
+	ends, eerr := adm.ListEndOffsets(ctx, topics.Names()...)
+	stable, serr := adm.ListCommittedOffsets(ctx, topics.Names()...)
+	ends.Each(func(o kadm.ListedOffset) {
+		if s, ok := stable.Lookup(o.Topic, o.Partition); ok && s.Offset != o.Offset {
+			text += fmt.Sprintf("%s/%d ends at %d, stable up to %d\n", o.Topic, o.Partition, o.Offset, s.Offset)
+		}
+	})
+	return text + fmt.Sprint(errors.Join(err, terr, perr, eerr, serr))
 }

@@ -156,6 +156,9 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		if t.Failed() {
 			t.Logf("the end of outrelay's log:\n%s", w.Process.Tail())
 			t.Logf("its goroutines:\n%s", w.Process.Stacks())
+			if w.kf != nil {
+				t.Logf("the log's transactions:\n%s", transactions(t, w.kf.Addr()))
+			}
 		}
 		w.Process.Close()
 	})
