@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outrelay/outrelay/internal/testenv"
@@ -168,12 +169,25 @@ func (t till) transact(ctx context.Context, steps []step) error {
 			texts[i] = fmt.Sprintf("call place_order('%s', %s, %t)", s.order.who, s.order.price, s.order.keep)
 		}
 	}
-	if _, err := t.my.ExecContext(ctx, strings.Join(texts, "; ")); err != nil {
+	for attempt := 0; ; attempt++ {
+		_, err := t.my.ExecContext(ctx, strings.Join(texts, "; "))
+		if err == nil {
+			return nil
+		}
 		_, undo := t.my.ExecContext(ctx, "rollback")
-		return errors.Join(err, undo)
+		// A deadlock's victim begins again, as applications do: nothing of it was committed.
+		var refused *mysql.MySQLError
+		if !errors.As(err, &refused) || refused.Number != errorDeadlock || undo != nil || attempt == deadlocksMax {
+			return errors.Join(err, undo)
+		}
 	}
-	return nil
 }
+
+// Of a deadlock, and how often one transaction may be the victim.
+const (
+	errorDeadlock = 1213
+	deadlocksMax  = 100
+)
 
 // startShop starts a throwaway server of the machine's own programs for a source that is no PostgreSQL, and returns the connection string of an empty database.
 func startShop(ctx context.Context, source string) (dsn string, closeServer func(), err error) {
