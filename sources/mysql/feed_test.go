@@ -235,6 +235,45 @@ func TestFeed_halts(t *testing.T) {
 	}
 }
 
+// TestFeed_goesOnWithin opens within a transaction: only the rest comes; a transaction that is not the one that was published halts.
+func TestFeed_goesOnWithin(t *testing.T) {
+	t.Parallel()
+	within := func(at int64, done int) mysql.Place {
+		p, err := mysql.ParsePlace(mysql.MySQL, outrelay.Position{Token: fmt.Sprintf(`{"v":1,"flavor":"mysql","server":"%[1]s","gtid":"%[1]s:1-9","file":"binlog.000001","pos":4,"txn":{"gtid":"%[1]s:10","at":%[2]d,"done":%[3]d},"events":%[3]d}`,
+			feedServer, at, done)})
+		must(t, err)
+		return p
+	}
+	at := int64(6) << 40 // what gtid writes
+	three := func(e *events, n uint64) *events {
+		return e.gtid(n).query("db", "BEGIN").tableMap("outbox").insert(1, "p").insert(2, "p").insert(3, "p").xid()
+	}
+	txns, err := mysql.Feed(feedSource(t, mysql.MySQL), within(at, 2), three(begin(true), 10).all)
+	must(t, err)
+	if len(txns) != 1 || fmt.Sprintf("%s %d", txns[0].Events[0].Values, txns[0].Events[0].Ordinal) != "[3 p] 2" || len(txns[0].Events) != 1 || !txns[0].Last {
+		t.Errorf("the rest: %+v", txns)
+	}
+	txns, err = mysql.Feed(feedSource(t, mysql.MySQL), within(at, 3), three(begin(true), 10).txn(11, 4).all)
+	must(t, err)
+	if len(txns) != 1 || txns[0].Place != feedServer+":11" {
+		t.Errorf("behind a part that was all of it: %+v", txns)
+	}
+	for name, tt := range map[string]struct {
+		at   mysql.Place
+		n    uint64
+		code string
+	}{
+		"fewer rows than were published": {within(at, 4), 10, "transaction-vanished"},
+		"another transaction":            {within(at, 2), 11, "transaction-vanished"},
+		"another one of that id":         {within(at+1, 2), 10, "history-rewritten"},
+	} {
+		_, err := mysql.Feed(feedSource(t, mysql.MySQL), tt.at, three(begin(true), tt.n).all)
+		t.Run(name, func(t *testing.T) {
+			wantError(t, err, outrelay.ErrPositionLost, tt.code, feedServer+":10", "source repair shop")
+		})
+	}
+}
+
 func unknownChecksum(e *events) *events {
 	format := e.all[0]
 	format[len(format)-5] = 7

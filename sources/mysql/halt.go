@@ -172,7 +172,9 @@ func (st *stream) dumpRefused(text string) error {
 		return s.fail(outrelay.ErrPositionLost, "binlog-purged", fmt.Sprintf("%s; transactions that committed after %s may not have been read", words, st.placeText()), s.waysOut(), nil)
 	case has("more gtids than", "is not in the master", "not in the master's binlog", "diverged"):
 		return s.fail(outrelay.ErrPositionLost, "server-behind", fmt.Sprintf("%s; our position is %s", words, st.placeText()), s.waysOut(), nil)
-	case has("corrupt", "truncated", "exceeded max_allowed_packet", "event read from binlog did not pass", "checksum"):
+	case has("exceeded max_allowed_packet"):
+		return s.fail(outrelay.ErrDataHalt, "packet-too-large", fmt.Sprintf("%s; after %s", words, st.placeText()), "raise max_allowed_packet on the server; if it is large enough, its binlog is damaged: "+s.waysOut(), nil)
+	case has("corrupt", "truncated", "event read from binlog did not pass", "checksum"):
 		return s.fail(outrelay.ErrDataHalt, "binlog-damaged", fmt.Sprintf("%s; after %s", words, st.placeText()), "repair or rebuild the server, or "+s.waysOut(), nil)
 	}
 	return s.fail(outrelay.ErrTransient, "server-error", words, "", nil)

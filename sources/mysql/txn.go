@@ -159,10 +159,13 @@ func (st *stream) commit() error {
 		return fmt.Errorf("commit outside of a transaction: %w", binlog.ErrMalformed)
 	}
 	st.txn.open = false
-	if st.txn.skip == skipAll {
+	switch {
+	case st.txn.skip == skipAll:
 		return nil
-	}
-	if len(st.b.events) > 0 {
+	case st.txn.ordinal < st.txn.skip:
+		return st.src.fail(outrelay.ErrPositionLost, "transaction-vanished", fmt.Sprintf("the transaction %s was published in part (%d events), and the server sends it with %d", st.txn.stamp.ID, st.txn.skip, st.txn.ordinal),
+			st.src.waysOut(), nil)
+	case len(st.b.events) > 0:
 		return st.yield(true)
 	}
 	at := st.whole()
