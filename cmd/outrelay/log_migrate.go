@@ -80,6 +80,7 @@ Exit code 3: somebody must stop, grant or mend something; 4: it cannot go on wit
 	f.BoolVar(&o.Ahead, "ahead", false, "copy what is there, while everything runs")
 	f.BoolVar(&o.DryRun, "dry-run", false, "change nothing; say what would be done, and what stands against it")
 	f.BoolVar(&o.Abandon, "abandon", false, "let the old log go on, where a migration is not done")
+	f.StringVar(&o.Lost, "lost", "", "with --abandon, in the place of --to: id of a new log that is no more")
 	f.StringArrayVar(&o.Topics, "topic", nil, "copy this topic of a shared Kafka too; may be repeated")
 	f.BoolVar(&o.All, "all-topics", false, "copy every topic of a Kafka, not only those of the file")
 	f.DurationVar(&o.Wait, "wait", 30*time.Second, "how long members of groups and open transactions may take to end")
@@ -88,7 +89,10 @@ Exit code 3: somebody must stop, grant or mend something; 4: it cannot go on wit
 
 // migrateOptions completes and checks the flags.
 func (a *app) migrateOptions(o *daemon.MigrateOptions, to string) error {
-	if to == "" {
+	if o.Lost != "" && (!o.Abandon || to != "") {
+		return usageError{errors.New("--lost goes with --abandon, in the place of --to")}
+	}
+	if to == "" && o.Lost == "" {
 		return usageError{errors.New("--to names the configuration whose log is the new one; see `outrelay log migrate --help`")}
 	}
 	n := 0
@@ -99,6 +103,9 @@ func (a *app) migrateOptions(o *daemon.MigrateOptions, to string) error {
 	}
 	if n > 1 || o.Abandon && o.DryRun {
 		return usageError{errors.New("--ahead, --abandon and --dry-run: only --ahead --dry-run go together")}
+	}
+	if o.Lost != "" {
+		return nil
 	}
 	var err error
 	o.To, err = config.Load(config.LoadOptions{File: to})

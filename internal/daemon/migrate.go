@@ -25,7 +25,8 @@ import (
 
 // MigrateOptions says into which log, and how.
 type MigrateOptions struct {
-	To     *config.Config // its log is the new one
+	To     *config.Config // its log is the new one; nil where that is Lost
+	Lost   string         // with Abandon: id of a new log that is no more
 	From   *kafka.Options // how the old log is reached, where the file does not say it
 	Topics []string       // beside those of the configuration
 	All    bool           // every topic of the old log, also of an external one
@@ -43,7 +44,7 @@ func (d *Daemon) Migrate(ctx context.Context, o MigrateOptions) (_ *migrate.Repo
 	if err != nil {
 		return nil, err
 	}
-	mo := migrate.Options{Select: choose, Ahead: o.Ahead, DryRun: o.DryRun, Wait: o.Wait, Progress: o.Progress, Say: o.Say, Logger: d.log.With("part", "migrate"),
+	mo := migrate.Options{Select: choose, Ahead: o.Ahead, DryRun: o.DryRun, Lost: o.Lost, Wait: o.Wait, Progress: o.Progress, Say: o.Say, Logger: d.log.With("part", "migrate"),
 		Groups: d.groupsToMigrate()}
 	ends := &logEnds{d: d, g: run.New(ctx), held: map[string]bool{}}
 	defer func() { err = errors.Join(err, ends.close()) }()
@@ -86,6 +87,9 @@ func (e *logEnds) open(ctx context.Context, o MigrateOptions) (from, to kafka.Op
 		if from, err = e.log(ctx, e.d.c, free); err != nil {
 			return from, to, err
 		}
+	}
+	if o.To == nil {
+		return CLI(from, "outrelay-migrate"), to, nil
 	}
 	if free, err = e.own(o.To, false); err != nil {
 		return from, to, err

@@ -62,7 +62,7 @@ func (m *migration) close() {
 		m.w.close()
 	}
 	for _, e := range []*end{m.from, m.to} {
-		if e != nil {
+		if e != nil && e.cl != nil {
 			e.cl.Close()
 		}
 	}

@@ -36,6 +36,8 @@ type Options struct {
 	Ahead bool
 	// DryRun changes nothing, and says what would be done and what stands against it.
 	DryRun bool
+	// Lost, for Abandon alone, is the id of a new log that cannot be reached any more; To is not looked at.
+	Lost string
 	// Wait is how long members of groups, and transactions that are open, may take to end. 0: not at all.
 	Wait time.Duration
 	// Seats are instance ids of processes that are known to have ended: their seats in outrelay's groups are given up at once, not only after their session.
@@ -264,15 +266,13 @@ func (m *migration) finish(ctx context.Context) error {
 }
 
 // Abandon takes back what a migration that is not done has said in the old log, so that an outrelay goes on there. It refuses where the
-// offsets of a group have moved already. What was copied stays in the new log, and a later Run goes on with it.
+// offsets of a group have moved already. What was copied stays in the new log, and a later Run goes on with it. With Options.Lost nobody looks whether the
+// migration is done: only the sinks can tell.
 func Abandon(ctx context.Context, o Options) (*Report, error) {
 	o.complete()
 	m := &migration{o: o, report: newReport()}
 	defer m.close()
-	if err := m.connect(ctx); err != nil {
-		return m.report, err
-	}
-	if err := m.progress.load(ctx, kafka.StableOffsets); err != nil {
+	if err := m.connectToAbandon(ctx); err != nil {
 		return m.report, err
 	}
 	if m.progress.done != nil {
@@ -296,6 +296,22 @@ func Abandon(ctx context.Context, o Options) (*Report, error) {
 	}
 	m.report.State = StateAbandoned
 	return m.report, nil
+}
+
+// connectToAbandon connects, to the old log alone where the new one is lost, and reads how far the migration has come.
+func (m *migration) connectToAbandon(ctx context.Context) (err error) {
+	if m.o.Lost == "" {
+		if err := m.connect(ctx); err != nil {
+			return err
+		}
+		return m.progress.load(ctx, kafka.StableOffsets)
+	}
+	if m.from, err = openEnd(ctx, "the old log", m.o.From); err != nil {
+		return err
+	}
+	m.to, m.progress = &end{name: "the new log", id: m.o.Lost}, newProgress(nil, "", m.from.id)
+	m.report.From, m.report.To = m.from.id, m.to.id
+	return nil
 }
 
 func sortedSources(m map[outrelay.SourceID]relay.PositionRecord) []outrelay.SourceID {

@@ -33,7 +33,7 @@ func (m *migration) problems(ctx context.Context) ([]error, error) {
 	for _, s := range sortedSources(m.sources) {
 		pos := m.sources[s]
 		if pos.MovedTo != "" && pos.MovedTo != m.to.id {
-			add(halt("log-migrated", "source "+string(s), "migrate from that log", "it has moved from the old log to %s, which is not the new one", pos.MovedTo))
+			add(halt("log-migrated", "source "+string(s), "migrate from that log; or, where that migration is not done, give it up: --abandon with the file of that log, or --abandon --lost "+pos.MovedTo+" where the log is no more", "it has moved from the old log to %s, which is not the new one", pos.MovedTo))
 		}
 		if old, ok := there[s]; ok && old.MovedTo == "" && old.Position != pos.Position {
 			add(relay.PositionThere(s, old))

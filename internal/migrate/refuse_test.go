@@ -274,11 +274,31 @@ func TestAbandon(t *testing.T) {
 	}
 	w.relay(w.from, 5) // it goes on
 	w.bench.CheckExactlyOnce()
-	if r, err := migrate.Run(t.Context(), w.options); err != nil || r.State != migrate.StateDone {
+	r, err := migrate.Run(t.Context(), w.options)
+	if err != nil || r.State != migrate.StateDone {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	w.same(orders, 4)
+	lost := w.options
+	lost.Lost, lost.To = r.To, kafka.Options{}
+	if _, err := migrate.Abandon(t.Context(), lost); code(err) != "offsets-moved" {
+		t.Errorf("given up when a row had moved, without the new log: %v", err)
+	}
 	if _, err := migrate.Abandon(t.Context(), w.options); code(err) != "migrated" {
 		t.Errorf("given up when it was done: %v", err)
 	}
+}
+
+// TestAbandon_lostLog: a new log that is gone for good must not keep the old one from going on.
+func TestAbandon_lostLog(t *testing.T) {
+	t.Parallel()
+	w := small(t)
+	_, _, err := relay.Depart(t.Context(), w.from, "shop", "log-3", time.Now())
+	w.must(err)
+	w.options.Lost, w.options.To = "log-3", kafka.Options{}
+	if r, err := migrate.Abandon(t.Context(), w.options); err != nil || r.State != migrate.StateAbandoned || len(r.Sources) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	w.relay(w.from, 5)
+	w.bench.CheckExactlyOnce()
 }

@@ -279,8 +279,12 @@ func (m *migration) stranger(ctx context.Context, t *topic) (problem, err error)
 		return nil, err
 	}
 	for p, limit := range stable {
+		from := m.part(t, p).end()
+		if from >= limit {
+			continue
+		}
 		var first *kgo.Record
-		err := kafka.ReadCommitted(ctx, m.to.cl, t.toName, p, m.part(t, p).end(), limit, func(r *kgo.Record) error {
+		err := kafka.ReadCommitted(ctx, m.to.cl, t.toName, p, from, limit, func(r *kgo.Record) error {
 			first = r
 			return errStop
 		})

@@ -161,6 +161,7 @@ func TestExitCodes(t *testing.T) {
 		{"a file for a verb of topics", "topics create t --set retention.ms=1 -c none.yaml", 2, "none.yaml: there is no such file"},
 		{"migrate into what", "log migrate", 2, "--to names the configuration whose log is the new one; see `outrelay log migrate --help`"},
 		{"migrate two ways", "log migrate --to x.yaml --ahead --abandon", 2, "only --ahead --dry-run go together"},
+		{"migrate into what is lost", "log migrate --to x.yaml --lost id", 2, "--lost goes with --abandon"},
 		{"migrate into a file that is not there", "log migrate --to none.yaml", 2, "none.yaml: there is no such file"},
 		{"migrate out of a directory that is not there", "log migrate -c " + valid + " --to " + valid, 3, "there is no such data directory [data-dir]"},
 		{"no process", "status --http 127.0.0.1:1", 3, "[no-process]"},
