@@ -17,6 +17,7 @@ type Metrics struct {
 	Fenced      *prometheus.CounterVec
 	DeadLetters *prometheus.CounterVec
 	Split       *prometheus.CounterVec
+	Completed   *prometheus.CounterVec
 	Ignored     *prometheus.GaugeVec
 	CommitTime  *prometheus.HistogramVec
 
@@ -40,6 +41,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		Fenced:      c("fenced_total", "Times another relay of the same source took over."),
 		DeadLetters: c("dead_letters_total", "Rows that could not be routed and went to the source's dead letter topic."),
 		Split:       c("split_txns_total", "Source transactions too large for one Kafka transaction: their rows became visible in parts."),
+		Completed:   c("completed_txns_total", "Transactions whose end an external log had decided and not written everywhere after a crash of its own; it was written for it."),
 		Ignored: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "outrelay_relay_ignored_rows",
 			Help: "Changes of the outbox tables that are no events (UPDATE, TRUNCATE), as the source counts them."}, []string{"source", "kind"}),
 		CommitTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "outrelay_relay_commit_seconds",
@@ -52,7 +54,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m.openTxn = d("relay_open_txn_seconds", "Age of the Kafka transaction under way; readers of the partitions it touched wait behind it.")
 	m.running = d("relay_running", "1 while the source is relayed by this process, 0 while it waits, is fenced or has halted.")
 	if reg != nil {
-		reg.MustRegister(m.Events, m.Txns, m.Bytes, m.Reconnects, m.Halts, m.Fenced, m.DeadLetters, m.Split, m.Ignored, m.CommitTime,
+		reg.MustRegister(m.Events, m.Txns, m.Bytes, m.Reconnects, m.Halts, m.Fenced, m.DeadLetters, m.Split, m.Completed, m.Ignored, m.CommitTime,
 			prometheus.CollectorFunc(m.collect))
 	}
 	return m

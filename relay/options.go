@@ -106,6 +106,9 @@ type Options struct {
 	IndexBytes      int64         // … or after so many bytes of records [4 MiB]
 	Compression     string        // none, gzip, snappy, lz4, zstd [none]
 
+	// External: the log is not outrelay's own. What its coordinator has left undone after a crash is then mended before it is read.
+	External bool
+
 	// Owned is asked before each InitProducerId, which fences whoever else relays this source. outrelay.ErrFenced means that the source is not
 	// ours any more, another error that nobody could tell. nil: it is ours.
 	Owned func(ctx context.Context) error

@@ -27,6 +27,22 @@ type session struct {
 	intent string         // stands in the log instead of a position: an earlier start began to initialise the source
 }
 
+// completeLast has the last transaction of this source ended where an external log has forgotten to: see kafka.CompleteTransaction.
+func (s *session) completeLast(ctx context.Context) error {
+	if !s.o.External {
+		return nil
+	}
+	if err := s.o.Owned(ctx); err != nil {
+		return kafka.Wrap(err, "ask whether source "+string(s.o.Source)+" is ours")
+	}
+	m, err := kafka.CompleteTransaction(ctx, s.admin, s.o.Kafka.TransactionalID(s.o.Source))
+	if err == nil && m.Partitions > 0 {
+		s.o.Logger.Warn("the log's coordinator had decided how the last transaction ends, and not written it everywhere: written now", "source", s.o.Source, "commit", m.Commit, "partitions", m.Partitions)
+		s.o.Metrics.Completed.WithLabelValues(string(s.o.Source)).Inc()
+	}
+	return err
+}
+
 // session relays until an error; progressed tells that something was committed. The source is confirmed nothing that is not in the log.
 func (r *Relay) session(ctx context.Context) (progressed bool, err error) {
 	s := &session{r: r, o: r.o, hand: newHandoff(r.o.GatherBytesMax)}
@@ -42,6 +58,9 @@ func (r *Relay) session(ctx context.Context) (progressed bool, err error) {
 	}
 	s.pub = newPublisher(s)
 	defer func() { s.pub.end(err) }()
+	if err := s.completeLast(ctx); err != nil {
+		return false, err
+	}
 	found, err := s.pub.openAndRead(ctx, false)
 	if err != nil {
 		return false, err

@@ -39,7 +39,9 @@ func (d *Daemon) newRelay(ko kafka.Options, instance string) (*relay.Manager, ma
 			return nil, nil, err
 		}
 		from[name] = src
-		list = append(list, relayOptions(name, s, src))
+		o := relayOptions(name, s, src)
+		o.External = d.c.Log.External()
+		list = append(list, o)
 	}
 	m, err := relay.NewManager(relay.ManagerOptions{Kafka: ko, InstanceID: instance, Sources: list, Metrics: metrics,
 		Logger: d.log.With("part", "relay")})
