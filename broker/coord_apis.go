@@ -12,8 +12,8 @@ import (
 // coordinatorAPIs returns the rows of the API table that the group and transaction coordinators serve.
 func (s *Server) coordinatorAPIs() []api {
 	return []api{
-		{key: 8, min: 0, max: 9, handle: handleOffsetCommit},
-		{key: 9, min: 0, max: 9, handle: handleOffsetFetch, late: true},
+		{key: 8, min: 0, max: 10, handle: handleOffsetCommit},
+		{key: 9, min: 0, max: 10, handle: handleOffsetFetch, late: true},
 		{key: 10, min: 0, max: 6, handle: handleFindCoordinator},
 		{key: 11, min: 0, max: 9, handle: handleJoinGroup},
 		{key: 12, min: 0, max: 4, handle: handleHeartbeat},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -270,10 +271,9 @@ func TestGroup_tools(t *testing.T) {
 func TestGroup_deletedTopic(t *testing.T) {
 	t.Parallel()
 	n := brokertest.New(t)
-	cl := newClient(t, n)
-	adm := kadm.NewClient(cl)
 	ctx := t.Context()
 	for range 2 {
+		adm := kadm.NewClient(newClient(t, n)) // another each time: a client remembers the topic's id for a while
 		if _, err := adm.CreateTopic(ctx, 1, 1, nil, "t"); err != nil {
 			t.Fatal(err)
 		}
@@ -291,7 +291,7 @@ func TestGroup_deletedTopic(t *testing.T) {
 	}
 	os := kadm.Offsets{}
 	os.Add(kadm.Offset{Topic: "t", Partition: 0, At: 5, LeaderEpoch: -1})
-	if err := adm.CommitAllOffsets(ctx, "g", os); !errors.Is(err, kerr.UnknownTopicOrPartition) {
+	if err := kadm.NewClient(newClient(t, n)).CommitAllOffsets(ctx, "g", os); !errors.Is(err, kerr.UnknownTopicOrPartition) {
 		t.Errorf("commit for a topic that is gone: %v", err)
 	}
 }
@@ -315,7 +315,7 @@ func TestGroup_everyVersion(t *testing.T) {
 	if r := request[*kmsg.FindCoordinatorResponse](c, fc, 6); r.Coordinators[0].ErrorCode != kerr.InvalidRequest.Code {
 		t.Errorf("FindCoordinator of share groups: %+v", r)
 	}
-	for v := range int16(10) {
+	for v := range int16(10) { // v10 of offsets is TestOffsets_byTopicID
 		group := fmt.Sprint("g", v)
 		j := kmsg.NewPtrJoinGroupRequest()
 		j.Group, j.SessionTimeoutMillis, j.RebalanceTimeoutMillis, j.ProtocolType = group, 10_000, 10_000, "consumer"
@@ -392,5 +392,95 @@ func commitEveryVersion(t *testing.T, c *rawConn, group, member string, v int16)
 	}
 	if v > 0 && at != 7 || none != -1 {
 		t.Errorf("OffsetFetch v%d: %+v", v, r)
+	}
+}
+
+// TestOffsets_byTopicID: from v10 on a topic is named by its id, so that nothing is committed for one that was deleted and created again.
+func TestOffsets_byTopicID(t *testing.T) {
+	t.Parallel()
+	n := brokertest.New(t)
+	c := dialRaw(t, n)
+	id := createTopic(t, c, "t", 2).TopicID
+	fc := kmsg.NewPtrFindCoordinatorRequest() // makes the topic of offsets
+	fc.CoordinatorKeys = []string{"g"}
+	if r := request[*kmsg.FindCoordinatorResponse](c, fc, 4); r.Coordinators[0].ErrorCode != 0 {
+		t.Fatalf("%+v", r)
+	}
+	nothing := [16]byte{7}
+	commit := func(id [16]byte, partitions ...int32) map[int32]int16 {
+		req := kmsg.NewPtrOffsetCommitRequest()
+		req.Group, req.Generation = "g", -1
+		of := func(id [16]byte, partitions []int32) (rt kmsg.OffsetCommitRequestTopic) {
+			rt.TopicID = id
+			for _, p := range partitions {
+				rp := kmsg.NewOffsetCommitRequestTopicPartition()
+				rp.Partition, rp.Offset = p, 40+int64(p)
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			return rt
+		}
+		req.Topics = append(req.Topics, of(id, partitions), of(nothing, []int32{100}))
+		codes := map[int32]int16{}
+		for _, rt := range request[*kmsg.OffsetCommitResponse](c, req, 10).Topics {
+			if rt.TopicID != id && rt.TopicID != nothing {
+				t.Errorf("an answer for topic id %x", rt.TopicID)
+			}
+			for _, p := range rt.Partitions {
+				codes[p.Partition] = p.ErrorCode
+			}
+		}
+		return codes
+	}
+	type found struct {
+		at   int64
+		code int16
+	}
+	fetch := func(ids ...[16]byte) map[[16]byte]found {
+		req := kmsg.NewPtrOffsetFetchRequest()
+		rg := kmsg.NewOffsetFetchRequestGroup()
+		rg.Group = "g"
+		for _, id := range ids {
+			rg.Topics = append(rg.Topics, kmsg.OffsetFetchRequestGroupTopic{TopicID: id, Partitions: []int32{1}})
+		}
+		req.Groups = append(req.Groups, rg)
+		out := map[[16]byte]found{}
+		for _, rt := range request[*kmsg.OffsetFetchResponse](c, req, 10).Groups[0].Topics {
+			for _, p := range rt.Partitions {
+				if p.Partition == 1 {
+					out[rt.TopicID] = found{p.Offset, p.ErrorCode}
+				}
+			}
+		}
+		return out
+	}
+	unknown := kerr.UnknownTopicID.Code
+	if got, want := commit(nothing, 1), map[int32]int16{1: unknown, 100: unknown}; !maps.Equal(got, want) {
+		t.Errorf("ids that name nothing: %v", got)
+	}
+	lg := request[*kmsg.ListGroupsResponse](c, kmsg.NewPtrListGroupsRequest(), 4)
+	if len(lg.Groups) != 0 {
+		t.Errorf("a group was made: %+v", lg.Groups)
+	}
+	if got, want := commit(id, 0, 1, 9), map[int32]int16{0: 0, 1: 0, 9: kerr.UnknownTopicOrPartition.Code, 100: unknown}; !maps.Equal(got, want) {
+		t.Errorf("commit: %v", got)
+	}
+	if got, want := fetch(id, nothing), map[[16]byte]found{id: {41, 0}, nothing: {-1, unknown}}; !maps.Equal(got, want) {
+		t.Errorf("fetch: %v", got)
+	}
+	if got, want := fetch(), map[[16]byte]found{id: {41, 0}}; !maps.Equal(got, want) {
+		t.Errorf("all of the group: %v", got)
+	}
+	del := kmsg.NewPtrDeleteTopicsRequest()
+	del.TimeoutMillis = 10_000
+	del.Topics = []kmsg.DeleteTopicsRequestTopic{{TopicID: id}}
+	if code := request[*kmsg.DeleteTopicsResponse](c, del, 6).Topics[0].ErrorCode; code != 0 {
+		t.Fatalf("delete: %d", code)
+	}
+	again := createTopic(t, c, "t", 2).TopicID
+	if got := commit(id, 0); got[0] != unknown {
+		t.Errorf("commit for the topic that is gone: %v", got)
+	}
+	if got, want := fetch(again, id), map[[16]byte]found{again: {-1, 0}, id: {-1, unknown}}; !maps.Equal(got, want) {
+		t.Errorf("fetch of both: %v", got)
 	}
 }

@@ -258,10 +258,11 @@ func (sh *coordShard[E, C]) propose(batch []byte, o replica.ProduceOptions, done
 }
 
 // partitionTopics says for the coordinators which partitions exist, open here or not.
-func (s *Server) partitionTopics() group.Topics {
-	set := s.topics.set()
+func (s *Server) partitionTopics() group.Topics { return s.topics.set().partitionTopics() }
+
+func (ts *topicSet) partitionTopics() group.Topics {
 	return func(tp group.TopicPartition) (id [16]byte, ok bool) {
-		t := set.byName[tp.Topic]
+		t := ts.byName[tp.Topic]
 		if t == nil || tp.Partition < 0 || int(tp.Partition) >= len(t.partitions) {
 			return id, false
 		}

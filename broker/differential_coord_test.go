@@ -36,7 +36,7 @@ func opGroup(rnd *rand.Rand, topic string, partition int32) diffOp {
 }
 
 func opOffsetCommit(rnd *rand.Rand, topic string, partition int32) diffOp {
-	v, offset, generation := int16(2+rnd.IntN(7)), int64(rnd.IntN(9)), int32(pick(rnd, -1, -1, -1, 3))
+	v, offset, generation := pick[int16](rnd, 2, 3, 4, 5, 6, 7, 8, 10), int64(rnd.IntN(9)), int32(pick(rnd, -1, -1, -1, 3))
 	metadata := strings.Repeat("m", pick(rnd, 0, 3, 5000))
 	name := fmt.Sprintf("OffsetCommit v%d %s/%d offset=%d generation=%d metadata of %d", v, topic, partition, offset, generation, len(metadata))
 	return diffOp{name: name, writes: true, run: func(p *peer) (string, bool) {
@@ -44,14 +44,17 @@ func opOffsetCommit(rnd *rand.Rand, topic string, partition int32) diffOp {
 		req.Group, req.Generation, req.RetentionTimeMillis = p.prefix+"g", generation, -1
 		rp := kmsg.NewOffsetCommitRequestTopicPartition()
 		rp.Partition, rp.Offset, rp.Metadata = partition, offset, &metadata
-		req.Topics = []kmsg.OffsetCommitRequestTopic{{Topic: p.prefix + topic, Partitions: []kmsg.OffsetCommitRequestTopicPartition{rp}}}
+		req.Topics = []kmsg.OffsetCommitRequestTopic{{Topic: p.prefix + topic, TopicID: p.topicID(topic, v), Partitions: []kmsg.OffsetCommitRequestTopicPartition{rp}}}
 		code := ask[*kmsg.OffsetCommitResponse](p, req, v).Topics[0].Partitions[0].ErrorCode
 		return fmt.Sprint("error ", code), notReady(code)
 	}}
 }
 
 func opOffsetFetch(rnd *rand.Rand, topic string, partition int32) diffOp {
-	v, stable := int16(2+rnd.IntN(6)), rnd.IntN(2) == 0
+	v, stable := pick[int16](rnd, 2, 3, 4, 5, 6, 7, 10), rnd.IntN(2) == 0
+	if v >= 8 {
+		return opOffsetFetchByID(topic, partition, v, stable)
+	}
 	return diffOp{name: fmt.Sprintf("OffsetFetch v%d %s/%d stable=%v", v, topic, partition, stable), writes: false, run: func(p *peer) (string, bool) {
 		req := kmsg.NewPtrOffsetFetchRequest()
 		req.Group, req.RequireStable = p.prefix+"g", stable
@@ -67,6 +70,41 @@ func opOffsetFetch(rnd *rand.Rand, topic string, partition int32) diffOp {
 		}
 		return fmt.Sprintf("error %d offset %d %q", sp.ErrorCode, sp.Offset, metadata), false
 	}}
+}
+
+func opOffsetFetchByID(topic string, partition int32, v int16, stable bool) diffOp {
+	return diffOp{name: fmt.Sprintf("OffsetFetch v%d %s/%d stable=%v", v, topic, partition, stable), writes: false, run: func(p *peer) (string, bool) {
+		req := kmsg.NewPtrOffsetFetchRequest()
+		req.RequireStable = stable
+		rg := kmsg.NewOffsetFetchRequestGroup()
+		rg.Group, rg.Topics = p.prefix+"g", []kmsg.OffsetFetchRequestGroupTopic{{TopicID: p.topicID(topic, v), Partitions: []int32{partition}}}
+		req.Groups = append(req.Groups, rg)
+		g := ask[*kmsg.OffsetFetchResponse](p, req, v).Groups[0]
+		if g.ErrorCode != 0 || len(g.Topics) == 0 {
+			return fmt.Sprint("error ", g.ErrorCode), notReady(g.ErrorCode)
+		}
+		sp := g.Topics[0].Partitions[0]
+		metadata := ""
+		if sp.Metadata != nil {
+			metadata = *sp.Metadata
+		}
+		return fmt.Sprintf("error %d offset %d %q", sp.ErrorCode, sp.Offset, metadata), false
+	}}
+}
+
+// topicID returns the id of a topic for requests from v10 on, and one that names nothing where there is no such topic.
+func (p *peer) topicID(topic string, v int16) [16]byte {
+	if v < 10 {
+		return [16]byte{}
+	}
+	req := kmsg.NewPtrMetadataRequest()
+	rt := kmsg.NewMetadataRequestTopic()
+	rt.Topic = kmsg.StringPtr(p.prefix + topic)
+	req.Topics = append(req.Topics, rt)
+	if t := ask[*kmsg.MetadataResponse](p, req, 12).Topics[0]; t.ErrorCode == 0 {
+		return t.TopicID
+	}
+	return [16]byte{0: 0xde, 15: 0xad}
 }
 
 func opOffsetDelete(topic string, partition int32) diffOp {

@@ -63,7 +63,7 @@ func guardOffsetFetch(g *gate, kreq kmsg.Request) (kmsg.Response, func(kmsg.Resp
 			sg := &resp.Groups[i]
 			if sg.ErrorCode == 0 {
 				sg.Topics, _ = split(sg.Topics, func(t *kmsg.OffsetFetchResponseGroupTopic) bool {
-					return req.Version >= 10 || g.can(auth.Describe, auth.Topic, t.Topic)
+					return t.Topic == "" || g.can(auth.Describe, auth.Topic, t.Topic) // an id that names nothing tells nothing
 				})
 			}
 			sg.Topics = append(sg.Topics, offsetErrors(hidden[sg.Group], topicDenied.Code)...)
