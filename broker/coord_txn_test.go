@@ -41,6 +41,10 @@ func inTxn(t testing.TB, cl *kgo.Client, end kgo.TransactionEndTry, topic string
 	if err := cl.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// Nothing is buffered: this waits until the client knows the partitions of a topic that is new to it. See kafka.Commit.
+	if err := cl.AbortBufferedRecords(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := cl.EndTransaction(t.Context(), end); err != nil {
 		t.Fatal(err)
 	}

@@ -102,5 +102,5 @@ func rewrite(ctx context.Context, o kafka.Options, s outrelay.SourceID, change f
 	if err := cl.ProduceSync(ctx, r).FirstErr(); err != nil {
 		return kafka.Wrap(err, place)
 	}
-	return kafka.Wrap(cl.EndTransaction(ctx, kgo.TryCommit), place)
+	return kafka.Wrap(kafka.Commit(ctx, cl), place)
 }

@@ -357,7 +357,7 @@ func (p *publisher) publishControl(ctx context.Context, value []byte) error {
 	if err := p.flush(ctx); err != nil {
 		return err
 	}
-	if err := p.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	if err := kafka.Commit(ctx, p.cl); err != nil {
 		return kafka.Wrap(err, "commit a transaction of source "+string(p.o.Source))
 	}
 	p.inTxn = false
@@ -367,7 +367,7 @@ func (p *publisher) publishControl(ctx context.Context, value []byte) error {
 
 func (p *publisher) commit(ctx context.Context, pos PositionRecord, g *gather) error {
 	failpoint.Hit("relay.beforeCommit")
-	if err := p.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	if err := kafka.Commit(ctx, p.cl); err != nil {
 		return kafka.Wrap(err, "commit a transaction of source "+string(p.o.Source))
 	}
 	p.inTxn = false

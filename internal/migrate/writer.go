@@ -110,7 +110,7 @@ func (w *writer) commit(ctx context.Context, recs []*kgo.Record, note func() any
 		return 0, w.wrap(err)
 	}
 	failpoint.Hit("migrate.beforeCommit")
-	if err := w.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	if err := kafka.Commit(ctx, w.cl); err != nil {
 		return 0, w.wrap(err)
 	}
 	w.progress.seen = max(w.progress.seen, n.Offset+1)
