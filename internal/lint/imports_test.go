@@ -24,7 +24,7 @@ var layers = map[string]int{
 	"internal/topicname": 1, "internal/bytepool": 1, "internal/loopback": 1, "internal/mysqldsn": 1, "internal/doctor": 1,
 	"internal/vfs": 2,
 	".":            3,
-	"config":       4, "sources": 4, "sinks": 4, "sinks/handler": 4, "sinks/sqlsink": 4, "dedup": 4, "broker/record": 4, "broker/group": 4, "broker/txn": 4,
+	"config":       4, "sources": 4, "sources/meter": 4, "sinks": 4, "sinks/handler": 4, "sinks/sqlsink": 4, "dedup": 4, "broker/record": 4, "broker/group": 4, "broker/txn": 4,
 	"sources/sourcetest": 5, "sinks/sinktest": 5,
 	"sources/postgres": 5, "sources/mysql": 5, "sinks/postgres": 5, "sinks/mysql": 5, "sinks/webhook": 5, "sinks/kafka": 5, "sinks/stdout": 5,
 	"broker/wal": 5, "broker/segment": 5, "broker/transport": 5, "broker/auth": 5, "internal/testenv": 5,

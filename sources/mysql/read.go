@@ -80,7 +80,7 @@ func (st *stream) read() {
 
 // drained is called when all that was received is decoded.
 func (st *stream) drained() {
-	st.src.metrics.bytes.Add(float64(st.received))
+	st.src.metrics.Bytes.Add(float64(st.received))
 	st.received = 0
 	st.q.announce()
 }

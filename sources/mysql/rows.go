@@ -223,7 +223,7 @@ func (st *stream) ignored(table, op string, n int) {
 	if st.txn.skip == skipAll {
 		return
 	}
-	if st.src.metrics.ignore(table, op, n) && op != "DELETE" {
+	if st.src.metrics.Ignore(table, op, n) && op != "DELETE" {
 		st.src.log.Warn("a change of the outbox table that is no event is ignored; from now on it is only counted", "table", table, "op", op, "transaction", st.txn.stamp.ID.String())
 	}
 }

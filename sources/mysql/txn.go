@@ -205,9 +205,9 @@ func (st *stream) yield(last bool) error {
 	})
 	st.txn.part++
 	st.txn.from = st.txn.ordinal
-	st.src.metrics.events.Add(float64(len(events)))
+	st.src.metrics.Events.Add(float64(len(events)))
 	if last {
-		st.src.metrics.txns.Inc()
+		st.src.metrics.Txns.Inc()
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/clock"
 	"github.com/outrelay/outrelay/sources"
+	"github.com/outrelay/outrelay/sources/meter"
 )
 
 // Options say which database, slot, publication and tables a source reads, and its limits. Name, ConnString, Slot, Publication and Tables
@@ -59,7 +60,7 @@ type Source struct {
 	tables  []table
 	log     *slog.Logger
 	clock   clock.Clock
-	metrics *metrics
+	metrics *meter.Meter
 }
 
 var (
@@ -76,7 +77,7 @@ func New(o Options) (*Source, error) {
 	if err := s.defaults(); err != nil {
 		return nil, &outrelay.Error{Class: outrelay.ErrConfig, Code: "source-options", Place: "source " + string(o.Name), Cause: err.Error()}
 	}
-	m, err := newMetrics(o.Name, o.Registerer)
+	m, err := meter.New(o.Name, o.Registerer)
 	if err != nil {
 		return nil, fmt.Errorf("source %s: metrics: %w", o.Name, err)
 	}

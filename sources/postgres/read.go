@@ -63,7 +63,7 @@ func (st *stream) readAll() error {
 		}
 		if n := st.w.received; n != counted { // once for many frames
 			st.heard.Store(st.src.clock.Now().UnixNano())
-			st.src.metrics.bytes.Add(float64(n - counted))
+			st.src.metrics.Bytes.Add(float64(n - counted))
 			counted = n
 		}
 		switch typ {
@@ -249,9 +249,9 @@ func (st *stream) yield(at Place, last bool) error {
 	st.place = at
 	txn := at.txn(st.src.o.Name, events, st.txn.part, last)
 	st.txn.part++
-	st.src.metrics.events.Add(float64(len(events)))
+	st.src.metrics.Events.Add(float64(len(events)))
 	if last {
-		st.src.metrics.txns.Inc()
+		st.src.metrics.Txns.Inc()
 	}
 	st.q.push(item{txn: txn, lsn: at.LSN, bytes: bytes + int64(len(txn.Position.Token))}, at, st.src.clock.Now())
 	return nil
@@ -264,7 +264,7 @@ func (st *stream) ignored(rel *pgoutput.Relation, op string) {
 	if r == nil || !r.wanted {
 		return
 	}
-	if st.src.metrics.ignore(r.name, op) && op != "DELETE" {
+	if st.src.metrics.Ignore(r.name, op, 1) && op != "DELETE" {
 		st.src.log.Warn("a change of the outbox table that is no event is ignored; from now on it is only counted", "table", r.name, "op", op, "commit", st.txn.final.String())
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // Status keeps sources.Source. A zero position asks about the server alone.
 func (s *Source) Status(ctx context.Context, at outrelay.Position) (sources.Status, error) {
-	st := sources.Status{BehindBytes: -1, RetainedBytes: -1, Ignored: s.metrics.ignoredCounts()}
+	st := sources.Status{BehindBytes: -1, RetainedBytes: -1, Ignored: s.metrics.Ignored()}
 	var place Place
 	if !at.IsZero() {
 		var err error
