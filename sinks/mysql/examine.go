@@ -9,19 +9,19 @@ import (
 
 	"github.com/outrelay/outrelay/internal/doctor"
 	"github.com/outrelay/outrelay/sinks/handler"
+	"github.com/outrelay/outrelay/sinks/sqlsink"
 )
 
 // Examine looks at everything that a sink with these options needs of its database, and changes nothing. The ids are those of docs/operations/doctor.md.
 func Examine(ctx context.Context, place string, o Options) []doctor.Finding {
 	x := &examination{Report: doctor.Report{Place: place}}
-	o.Registerer = nil
 	err := o.complete()
 	if err == nil {
 		x.s = &Sink{o: o}
 		x.s.handlers, err = handler.Compile(handler.MySQL, o.Handlers)
 	}
 	if err == nil {
-		err = x.s.register(nil)
+		x.s.connects, err = sqlsink.Connects("mysql", nil)
 	}
 	if err != nil {
 		x.Fail("S2", "correct the file; docs/consumers.md says what a handler may use", "%v", err)

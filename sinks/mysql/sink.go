@@ -18,14 +18,12 @@ package mysql
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/sinks"
 	"github.com/outrelay/outrelay/sinks/handler"
 	"github.com/outrelay/outrelay/sinks/sqlsink"
@@ -54,8 +52,8 @@ func Open(ctx context.Context, o Options) (*Sink, error) {
 	}
 	s := &Sink{o: o, handlers: hs}
 	s.pool = sqlsink.NewPool(o.ConnsMax, s.open)
-	if err := s.register(o.Registerer); err != nil {
-		return nil, fmt.Errorf("sink mysql: metrics: %w: %w", outrelay.ErrConfig, err)
+	if s.connects, err = sqlsink.Connects("mysql", o.Registerer); err != nil {
+		return nil, err
 	}
 	c, database, err := s.dial(ctx)
 	if err != nil {
@@ -83,23 +81,6 @@ func (s *Sink) prepare(ctx context.Context, c *conn, database string) error {
 		return err
 	}
 	return s.checkEngines(ctx, c, database)
-}
-
-// register makes the sink's metrics; sinks that share a registerer share them.
-func (s *Sink) register(r prometheus.Registerer) error {
-	s.connects = prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_sink_mysql_connects_total", Help: "Connections made to sink databases. Many of them: the server or the network cuts them."})
-	if r == nil {
-		return nil
-	}
-	err := r.Register(s.connects)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
-		if c, ok := already.ExistingCollector.(prometheus.Counter); ok {
-			s.connects = c
-			return nil
-		}
-	}
-	return err
 }
 
 // Guarantee implements sinks.Sink.

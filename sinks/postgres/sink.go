@@ -11,7 +11,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/sinks"
 	"github.com/outrelay/outrelay/sinks/handler"
 	"github.com/outrelay/outrelay/sinks/sqlsink"
@@ -49,8 +47,8 @@ func Open(ctx context.Context, o Options) (*Sink, error) {
 	}
 	s := &Sink{o: o, handlers: hs}
 	s.pool = sqlsink.NewPool(o.ConnsMax, s.open)
-	if err := s.register(o.Registerer); err != nil {
-		return nil, fmt.Errorf("sink postgres: metrics: %w: %w", outrelay.ErrConfig, err)
+	if s.connects, err = sqlsink.Connects("postgres", o.Registerer); err != nil {
+		return nil, err
 	}
 	pg, schema, err := s.dialRaw(ctx)
 	if err != nil {
@@ -68,23 +66,6 @@ func Open(ctx context.Context, o Options) (*Sink, error) {
 	}
 	s.pool.Put(c)
 	return s, nil
-}
-
-// register makes the sink's metrics; sinks that share a registerer share them.
-func (s *Sink) register(r prometheus.Registerer) error {
-	s.connects = prometheus.NewCounter(prometheus.CounterOpts{Name: "outrelay_sink_postgres_connects_total", Help: "Connections made to sink databases. Many of them: the server or the network cuts them."})
-	if r == nil {
-		return nil
-	}
-	err := r.Register(s.connects)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
-		if c, ok := already.ExistingCollector.(prometheus.Counter); ok {
-			s.connects = c
-			return nil
-		}
-	}
-	return err
 }
 
 // Guarantee implements sinks.Sink.
