@@ -4,7 +4,6 @@ package doctor
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -66,17 +65,6 @@ func (r *Report) At(place string, examine func(r *Report)) {
 	r.Findings = append(r.Findings, sub.Findings...)
 }
 
-// Worst returns the highest severity among findings; OK when there is nothing.
-func Worst(fs []Finding) Severity {
-	worst := OK
-	for _, f := range fs {
-		if rank(f.Severity) > rank(worst) {
-			worst = f.Severity
-		}
-	}
-	return worst
-}
-
 // Count returns how many findings have a severity.
 func Count(fs []Finding, s Severity) (n int) {
 	for _, f := range fs {
@@ -86,5 +74,3 @@ func Count(fs []Finding, s Severity) (n int) {
 	}
 	return n
 }
-
-func rank(s Severity) int { return slices.Index([]Severity{OK, Skipped, Warning, Error}, s) }

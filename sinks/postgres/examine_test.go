@@ -6,30 +6,11 @@ import (
 	"testing"
 
 	"github.com/outrelay/outrelay/internal/doctor"
+	"github.com/outrelay/outrelay/internal/doctor/doctortest"
 	"github.com/outrelay/outrelay/internal/testenv"
 	"github.com/outrelay/outrelay/sinks/handler"
 	"github.com/outrelay/outrelay/sinks/postgres"
 )
-
-// troubles returns the warnings and errors of a check, as text.
-func troubles(fs []doctor.Finding, id string) string {
-	var b strings.Builder
-	for _, f := range fs {
-		if f.ID == id && (f.Severity == doctor.Warning || f.Severity == doctor.Error) {
-			b.WriteString(string(f.Severity) + ": " + f.Text + " => " + f.Fix + "\n")
-		}
-	}
-	return b.String()
-}
-
-func wantTrouble(t *testing.T, fs []doctor.Finding, id string, parts ...string) {
-	t.Helper()
-	for _, p := range parts {
-		if got := troubles(fs, id); !strings.Contains(got, p) {
-			t.Errorf("%s says %q, want %q in it", id, got, p)
-		}
-	}
-}
 
 // TestExamine_right: a role with just what it needs, before the first start and after.
 func TestExamine_right(t *testing.T) {
@@ -41,18 +22,12 @@ func TestExamine_right(t *testing.T) {
 	o.ConnString = func(context.Context) (string, error) { return pg.DSNAs(tg.db, "sink", "s3cret"), nil }
 	for _, when := range []string{"before", "after"} {
 		fs := postgres.Examine(t.Context(), "group g", o)
-		ids := map[string]bool{}
 		for _, f := range fs {
-			ids[f.ID] = true
 			if f.Severity != doctor.OK && f.ID != "S7" {
 				t.Errorf("%s the first start: %+v", when, f)
 			}
 		}
-		for _, id := range []string{"S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8"} {
-			if !ids[id] {
-				t.Errorf("%s the first start: check %s was not made", when, id)
-			}
-		}
+		doctortest.WantMade(t, fs, "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8")
 		open(t, o)
 	}
 }
@@ -67,11 +42,11 @@ func TestExamine_wrong(t *testing.T) {
 	o.ConnString = func(context.Context) (string, error) { return pg.DSNAs(tg.db, "sink", "s3cret"), nil }
 	o.Handlers = map[string][]handler.Statement{"Added": {{SQL: "insert into far_totals values (:id)", Place: "outrelay.yaml:11"}, {SQL: "insert into missing values (:id)", Place: "outrelay.yaml:12"}}}
 	fs := postgres.Examine(t.Context(), "group g", o)
-	wantTrouble(t, fs, "S1", "error", "may not create it in schema public", "grant create on schema")
-	wantTrouble(t, fs, "S2", "error", "outrelay.yaml:12", `relation "missing" does not exist`)
-	wantTrouble(t, fs, "S5", "warning", "serializable", "set default_transaction_isolation")
-	wantTrouble(t, fs, "S6", "warning", "fsync is off")
-	wantTrouble(t, fs, "S8", "warning", "foreign table far_totals")
+	doctortest.Want(t, fs, "S1", "error", "may not create it in schema public", "grant create on schema")
+	doctortest.Want(t, fs, "S2", "error", "outrelay.yaml:12", `relation "missing" does not exist`)
+	doctortest.Want(t, fs, "S5", "warning", "serializable", "set default_transaction_isolation")
+	doctortest.Want(t, fs, "S6", "warning", "fsync is off")
+	doctortest.Want(t, fs, "S8", "warning", "foreign table far_totals")
 
 	// Tables made by somebody else, with less than is needed, and a trigger.
 	owner := tg.options("owner")
@@ -80,15 +55,15 @@ func TestExamine_wrong(t *testing.T) {
 	pg.Exec(t, tg.db, "grant select, insert on outrelay_offsets, outrelay_meta to sink", "create function f() returns trigger language plpgsql as 'begin return new; end'",
 		"create trigger watched after update on outrelay_offsets for each row execute function f()", "alter role sink set default_transaction_read_only = on")
 	fs = postgres.Examine(t.Context(), "group g", o)
-	wantTrouble(t, fs, "S2", "may not UPDATE", "may not DELETE", "grant select, insert, update, delete on")
-	wantTrouble(t, fs, "S3", "error", "read-only", "default_transaction_read_only = off")
-	wantTrouble(t, fs, "S8", "trigger watched")
+	doctortest.Want(t, fs, "S2", "may not UPDATE", "may not DELETE", "grant select, insert, update, delete on")
+	doctortest.Want(t, fs, "S3", "error", "read-only", "default_transaction_read_only = off")
+	doctortest.Want(t, fs, "S8", "trigger watched")
 
 	o.ConnString = func(context.Context) (string, error) { return pg.DSNAs(tg.db, "sink", "wrong"), nil }
 	fs = postgres.Examine(t.Context(), "group g", o)
-	wantTrouble(t, fs, "S3", "error", "password authentication failed")
-	if strings.Contains(troubles(fs, "S3"), "wrong") && strings.Contains(troubles(fs, "S3"), ":wrong@") {
+	doctortest.Want(t, fs, "S3", "error", "password authentication failed")
+	if strings.Contains(doctortest.Troubles(fs, "S3"), "wrong") && strings.Contains(doctortest.Troubles(fs, "S3"), ":wrong@") {
 		t.Error("a secret in the text")
 	}
-	wantTrouble(t, postgres.Examine(t.Context(), "group g", tg.options("o")), "S2", "superuser")
+	doctortest.Want(t, postgres.Examine(t.Context(), "group g", tg.options("o")), "S2", "superuser")
 }

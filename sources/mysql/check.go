@@ -17,15 +17,20 @@ type binlogEnd struct {
 	executed History // everything up to there
 }
 
-// readEnd asks where the binlog ends. The history belongs exactly to file and place.
-func (s *Source) readEnd(ctx context.Context, c *conn, srv server) (binlogEnd, error) {
-	query := "SHOW MASTER STATUS"
+// endQuery returns the statement that says where the binlog ends, and which databases are left out of it.
+func endQuery(srv server) string {
 	switch {
 	case srv.flavor == MySQL && srv.number >= 804:
-		query = "SHOW BINARY LOG STATUS" // the old name is gone
+		return "SHOW BINARY LOG STATUS" // the old name is gone
 	case srv.flavor == MariaDB:
-		query = "SHOW BINLOG STATUS"
+		return "SHOW BINLOG STATUS"
 	}
+	return "SHOW MASTER STATUS"
+}
+
+// readEnd asks where the binlog ends. The history belongs exactly to file and place.
+func (s *Source) readEnd(ctx context.Context, c *conn, srv server) (binlogEnd, error) {
+	query := endQuery(srv)
 	rows, err := c.rows(ctx, query)
 	if err != nil {
 		return binlogEnd{}, s.classify(query, err)

@@ -320,14 +320,7 @@ func (x *examination) tableColumns(ctx context.Context, r *doctor.Report, t tabl
 
 // filters is M20.
 func (x *examination) filters(ctx context.Context) {
-	query := "SHOW MASTER STATUS"
-	switch {
-	case x.srv.flavor == MySQL && x.srv.number >= 804:
-		query = "SHOW BINARY LOG STATUS"
-	case x.srv.flavor == MariaDB:
-		query = "SHOW BINLOG STATUS"
-	}
-	rows, err := x.c.rows(ctx, query)
+	rows, err := x.c.rows(ctx, endQuery(x.srv))
 	if err != nil || len(rows) == 0 {
 		x.Skip("M20", "the server does not say where its binlog ends: %v", err)
 		return

@@ -8,6 +8,7 @@ import (
 
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/doctor"
+	"github.com/outrelay/outrelay/internal/doctor/doctortest"
 	"github.com/outrelay/outrelay/internal/testenv"
 	"github.com/outrelay/outrelay/sources/mysql"
 	"github.com/outrelay/outrelay/sources/sourcetest"
@@ -17,26 +18,6 @@ var outboxColumns = map[string][]string{"outbox": {"id", "k", "payload"}}
 
 func at(p outrelay.Position) func(context.Context) outrelay.Position {
 	return func(context.Context) outrelay.Position { return p }
-}
-
-// troubles returns the warnings and errors of a check, as text.
-func troubles(fs []doctor.Finding, id string) string {
-	var b strings.Builder
-	for _, f := range fs {
-		if f.ID == id && (f.Severity == doctor.Warning || f.Severity == doctor.Error) {
-			fmt.Fprintf(&b, "%s: %s: %s => %s\n", f.Severity, f.Place, f.Text, f.Fix)
-		}
-	}
-	return b.String()
-}
-
-func wantTrouble(t *testing.T, fs []doctor.Finding, id string, parts ...string) {
-	t.Helper()
-	for _, p := range parts {
-		if got := troubles(fs, id); !strings.Contains(got, p) {
-			t.Errorf("%s says %q, want %q in it", id, got, p)
-		}
-	}
 }
 
 // TestExamine_right: a server that is set up as it should be has nothing to mend.
@@ -58,9 +39,8 @@ func TestExamine_right(t *testing.T) {
 		})
 		pos, err := s.Init(ctxOf(t))
 		must(t, err)
-		ids := map[string]bool{}
-		for _, f := range s.Examine(ctxOf(t), at(pos), outboxColumns) {
-			ids[f.ID] = true
+		fs := s.Examine(ctxOf(t), at(pos), outboxColumns)
+		for _, f := range fs {
 			if f.Severity != doctor.OK && f.ID != "M8" {
 				t.Errorf("%+v", f)
 			}
@@ -68,10 +48,8 @@ func TestExamine_right(t *testing.T) {
 				t.Errorf("a secret in %+v", f)
 			}
 		}
-		for n := 1; n <= 20; n++ {
-			if !ids[fmt.Sprint("M", n)] {
-				t.Errorf("check M%d was not made", n)
-			}
+		for n := range 20 {
+			doctortest.WantMade(t, fs, fmt.Sprint("M", n+1))
 		}
 	})
 }
@@ -106,21 +84,21 @@ func TestExamine_wrong(t *testing.T) {
 			"M18": {"warning", "table memory: its character set is that of latin1"},
 			"M20": {"warning", "binlog_ignore_db: elsewhere"},
 		} {
-			wantTrouble(t, fs, id, want...)
+			doctortest.Want(t, fs, id, want...)
 		}
-		wantTrouble(t, s.Examine(ctxOf(t), at(pos), nil), "M9", "error", "[server-behind]", "source repair shop")
+		doctortest.Want(t, s.Examine(ctxOf(t), at(pos), nil), "M9", "error", "[server-behind]", "source repair shop")
 
 		plain := d.source(t, sourcetest.Options{Name: "plain", Tables: tables}, func(o *mysql.Options) {
 			o.ConnString = func(context.Context) (string, error) { return d.my.DSNAs(d.name, "plain", ""), nil }
 		})
-		wantTrouble(t, plain.Examine(ctxOf(t), at(outrelay.Position{}), nil), "M11", "error", "may not replicate", "GRANT REPLICATION SLAVE")
+		doctortest.Want(t, plain.Examine(ctxOf(t), at(outrelay.Position{}), nil), "M11", "error", "may not replicate", "GRANT REPLICATION SLAVE")
 		nobody := d.source(t, sourcetest.Options{Name: "nobody", Tables: tables}, func(o *mysql.Options) {
 			o.ConnString = func(context.Context) (string, error) {
 				return testenv.MySQLDSN(flavor, "127.0.0.1:1", "d", "u", "s3cret"), nil
 			}
 		})
 		fs = nobody.Examine(ctxOf(t), at(outrelay.Position{}), nil)
-		if wantTrouble(t, fs, "M19", "error", "refused"); len(fs) != 1 || strings.Contains(fs[0].Text, "s3cret") {
+		if doctortest.Want(t, fs, "M19", "error", "refused"); len(fs) != 1 || strings.Contains(fs[0].Text, "s3cret") {
 			t.Errorf("%+v", fs)
 		}
 	})

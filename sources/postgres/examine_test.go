@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/outrelay/outrelay"
 	"github.com/outrelay/outrelay/internal/clock"
 	"github.com/outrelay/outrelay/internal/doctor"
+	"github.com/outrelay/outrelay/internal/doctor/doctortest"
 	"github.com/outrelay/outrelay/internal/testenv"
 	"github.com/outrelay/outrelay/sources/postgres"
 	"github.com/outrelay/outrelay/sources/sourcetest"
@@ -22,17 +22,6 @@ var outboxColumns = map[string][]string{"public.outbox": {"id", "k", "payload"}}
 
 func at(p outrelay.Position) func(context.Context) outrelay.Position {
 	return func(context.Context) outrelay.Position { return p }
-}
-
-// found returns the findings of a check that are warnings or errors, as text.
-func found(fs []doctor.Finding, id string) string {
-	var all []string
-	for _, f := range fs {
-		if f.ID == id && (f.Severity == doctor.Warning || f.Severity == doctor.Error) {
-			all = append(all, string(f.Severity)+": "+f.Place+": "+f.Text+" => "+f.Fix)
-		}
-	}
-	return strings.Join(all, "\n")
 }
 
 // TestExamine_right: a server that is set up as it should be has nothing to mend.
@@ -51,9 +40,8 @@ func TestExamine_right(t *testing.T) {
 	must(t, err)
 	defer st.Close()
 	pos = d.publish(t, st, "a")
-	ids := map[string]bool{}
-	for _, f := range s.Examine(ctxOf(t), at(pos), outboxColumns) {
-		ids[f.ID] = true
+	fs := s.Examine(ctxOf(t), at(pos), outboxColumns)
+	for _, f := range fs {
 		if f.Severity != doctor.OK && f.ID != "P15" && f.ID != "P19" && !(f.ID == "P2" && strings.Contains(f.Text, "PostgreSQL 14")) {
 			t.Errorf("%+v", f)
 		}
@@ -61,11 +49,7 @@ func TestExamine_right(t *testing.T) {
 			t.Errorf("a secret in %+v", f)
 		}
 	}
-	for _, n := range []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 20, 21, 22, 23} {
-		if !ids[fmt.Sprint("P", n)] {
-			t.Errorf("check P%d was not made", n)
-		}
-	}
+	doctortest.WantMade(t, fs, "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13", "P15", "P16", "P17", "P18", "P19", "P20", "P21", "P22", "P23")
 }
 
 // TestExamine_wrongServer plants what an administrator gets wrong before anything was created.
@@ -96,17 +80,7 @@ func TestExamine_wrongServer(t *testing.T) {
 		"P20": {"warning", "synchronous_commit is off"},
 		"P21": {"warning", "GRANT EXECUTE ON FUNCTION pg_logical_emit_message"},
 	} {
-		wantFound(t, fs, id, want...)
-	}
-}
-
-func wantFound(t *testing.T, fs []doctor.Finding, id string, parts ...string) {
-	t.Helper()
-	text := found(fs, id)
-	for _, p := range parts {
-		if !strings.Contains(text, p) {
-			t.Errorf("%s says %q, want %q in it", id, text, p)
-		}
+		doctortest.Want(t, fs, id, want...)
 	}
 }
 
@@ -157,7 +131,7 @@ func TestExamine_wrongStream(t *testing.T) {
 				p = tc.move(p)
 				pos.Token = p.Token()
 			}
-			wantFound(t, s.Examine(ctxOf(t), at(pos), outboxColumns), tc.id, tc.want...)
+			doctortest.Want(t, s.Examine(ctxOf(t), at(pos), outboxColumns), tc.id, tc.want...)
 		})
 	}
 }
@@ -177,13 +151,13 @@ func TestExamine_connection(t *testing.T) {
 		o.ConnString = func(context.Context) (string, error) { return "postgres://u:s3cret@127.0.0.1:1/d?sslmode=disable", nil }
 	})
 	fs := nobody.Examine(ctxOf(t), at(pos), outboxColumns)
-	wantFound(t, fs, "P1", "error", "refused")
-	if len(fs) != 1 || strings.Contains(found(fs, "P1"), "s3cret") {
+	doctortest.Want(t, fs, "P1", "error", "refused")
+	if len(fs) != 1 || strings.Contains(doctortest.Troubles(fs, "P1"), "s3cret") {
 		t.Errorf("%+v", fs)
 	}
 
 	ahead := d.source(t, opts, func(o *postgres.Options) { o.Clock = fast{} })
-	wantFound(t, ahead.Examine(ctxOf(t), at(pos), outboxColumns), "P22", "warning", "differs from this machine's by 3600")
+	doctortest.Want(t, ahead.Examine(ctxOf(t), at(pos), outboxColumns), "P22", "warning", "differs from this machine's by 3600")
 
 	// Somebody else's client holds the slot.
 	pgc, err := pgconn.Connect(ctxOf(t), d.pg.DSN(d.name)+"&replication=database&application_name=debezium")
@@ -191,5 +165,5 @@ func TestExamine_connection(t *testing.T) {
 	defer pgc.Close(context.Background())
 	must(t, pglogrepl.StartReplication(ctxOf(t), pgc, d.slot(), 0, pglogrepl.StartReplicationOptions{PluginArgs: []string{"proto_version '1'", `publication_names '"pub shop"'`}}))
 	d.waitValue(t, "SELECT count(*) FROM pg_replication_slots WHERE active AND slot_name = '"+d.slot()+"'", "1")
-	wantFound(t, s.Examine(ctxOf(t), at(pos), outboxColumns), "P11", "error", `("debezium")`, "not by this source", "pg_terminate_backend")
+	doctortest.Want(t, s.Examine(ctxOf(t), at(pos), outboxColumns), "P11", "error", `("debezium")`, "not by this source", "pg_terminate_backend")
 }
