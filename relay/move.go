@@ -84,6 +84,9 @@ func rewrite(ctx context.Context, o kafka.Options, s outrelay.SourceID, change f
 		return err
 	}
 	defer cl.Close()
+	if _, err := kafka.CompleteTransaction(ctx, cl, o.TransactionalID(s)); err != nil {
+		return err
+	}
 	if _, _, err := cl.ProducerID(ctx); err != nil {
 		return kafka.Wrap(err, "take transactional id "+o.TransactionalID(s))
 	}

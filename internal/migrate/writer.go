@@ -60,6 +60,9 @@ func (w *writer) open(ctx context.Context, codec uint8, batchMax int32) (err err
 	if err != nil {
 		return err
 	}
+	if _, err := kafka.CompleteTransaction(ctx, w.cl, id); err != nil {
+		return err
+	}
 	if _, _, err := w.cl.ProducerID(ctx); err != nil {
 		return kafka.Wrap(err, "take transactional id "+id)
 	}
