@@ -17,6 +17,7 @@ import (
 // heldStore is a sink whose transactions wait until the test decides about them.
 type heldStore struct {
 	sinks.MultiApplier
+	begun chan struct{} // told of each transaction that begins
 	mu    sync.Mutex
 	under []*heldTxn
 }
@@ -34,6 +35,7 @@ func (s *heldStore) ApplyAll(ctx context.Context, bs []sinks.Batch) error {
 	s.mu.Lock()
 	s.under = append(s.under, h)
 	s.mu.Unlock()
+	s.begun <- struct{}{}
 	select {
 	case err := <-h.end:
 		return err
@@ -60,7 +62,7 @@ type bubble struct {
 func inBubble(t *testing.T, run func(b *bubble)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{t: t, store: &heldStore{}, cut: map[int32]context.CancelFunc{}, ended: map[int32]error{}}
+		b := &bubble{t: t, store: &heldStore{begun: make(chan struct{}, 100)}, cut: map[int32]context.CancelFunc{}, ended: map[int32]error{}}
 		o := Options{Clock: clock.Real{}, BatchRecords: 100, BatchBytes: 1 << 20}
 		b.c = newCombiner(b.store, &b.turns, &o, newMetrics())
 		b.c.g.conf.transactions = 1
@@ -148,8 +150,12 @@ func TestCombiner_passesAStuckTransaction(t *testing.T) {
 		b.apply(2)
 		b.apply(3)
 		b.wantUnder([]int32{1})
-		time.Sleep(patience)
-		synctest.Wait()
+		<-b.store.begun
+		from := time.Now() // of the bubble's clock, which stands still while anything is to be done
+		<-b.store.begun
+		if waited := time.Since(from); waited != patience {
+			t.Errorf("the second transaction began after %v, want %v", waited, patience)
+		}
 		b.wantUnder([]int32{1}, []int32{2, 3})
 		b.end(1, nil)
 		b.want(2, nil)
