@@ -27,16 +27,8 @@ func (r *fetchResponse) SetVersion(v int16)        { r.version = v }
 func (r *fetchResponse) GetVersion() int16         { return r.version }
 func (r *fetchResponse) IsFlexible() bool          { return r.version >= fetchFlexible }
 func (r *fetchResponse) ReadFrom([]byte) error     { panic("BUG: fetchResponse is only written") }
+func (r *fetchResponse) AppendTo([]byte) []byte    { panic("BUG: fetchResponse is written in pieces") }
 func (r *fetchResponse) RequestKind() kmsg.Request { return &kmsg.FetchRequest{Version: r.version} }
-
-// AppendTo appends the whole response body to b, records copied: for tests.
-func (r *fetchResponse) AppendTo(b []byte) []byte {
-	pieces, _ := r.appendPieces(nil)
-	for _, p := range pieces {
-		b = append(b, p.bytes...)
-	}
-	return b
-}
 
 // cut says that a partition's records belong after the first `at` bytes of the encoding.
 type cut struct {
