@@ -150,6 +150,10 @@ func (d *demo) run(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	d.say("the shop places up to %d orders a second for %s, with some rolled back and some of them several at once", d.o.Rate, d.o.For)
+	if d.o.Crash {
+		d.say("every %s outrelay is killed with kill -9 and started again; while it is down a line cannot ask it and says \"?\"", d.o.CrashEvery)
+	}
 	began := time.Now()
 	w := &watcher{d: d, load: load, began: began}
 	crashes := make(chan error, 1)
@@ -222,13 +226,17 @@ func (r Result) Report(o Options) error {
 	if !r.Clean() {
 		verdict = "NOT every committed event was applied once and in order"
 	}
+	during := ""
+	if r.Restarts > 0 {
+		during = ", what waited for restarts included"
+	}
 	_, err := fmt.Fprintf(o.Out, `
   %d source transactions a second, %d restarts by kill -9 (slowest back at work after %d ms)
-  latency from commit to commit: p50 %.1f ms, p99 %.1f ms
+  latency from commit to commit%s: p50 %.1f ms, p99 %.1f ms
   %s
-  next: write an outrelay.yaml like the one above for databases of your own, then: outrelay validate && outrelay run
+  next: write an outrelay.yaml like the one above for databases of your own, then: outrelay validate && outrelay doctor && outrelay run
 committed %d  in log %d  applied %d  lost %d  duplicated %d  reordered %d
-`, int(r.TxnsPerSecond), r.Restarts, r.SlowestBackMS, r.P50MS, r.P99MS, verdict,
+`, int(r.TxnsPerSecond), r.Restarts, r.SlowestBackMS, during, r.P50MS, r.P99MS, verdict,
 		r.Committed, r.InLog, r.Applied, r.Lost, r.Duplicated, r.Reordered)
 	return err
 }
