@@ -25,8 +25,8 @@ type LoadOptions struct {
 	LogOnly bool           // the broker alone: a configuration without sources and consumers is complete
 }
 
-// defaultFile is the file that is read when none is named.
-const defaultFile = "outrelay.yaml"
+// DefaultFile is the file that is read when none is named.
+const DefaultFile = "outrelay.yaml"
 
 // override is a setting that the environment and flags may replace: the scalar settings outside of named things.
 type override struct {
@@ -94,7 +94,7 @@ func Load(o LoadOptions) (*Config, error) {
 	if o.File != "" {
 		v.SetConfigFile(o.File)
 	} else {
-		v.SetConfigName(strings.TrimSuffix(defaultFile, ".yaml"))
+		v.SetConfigName(strings.TrimSuffix(DefaultFile, ".yaml"))
 		v.SetConfigType("yaml")
 		v.AddConfigPath(".")
 	}
@@ -104,7 +104,7 @@ func Load(o LoadOptions) (*Config, error) {
 	if !o.NoFile {
 		name := o.File
 		if name == "" {
-			name = defaultFile
+			name = DefaultFile
 		}
 		b, err := os.ReadFile(name)
 		if err != nil {

@@ -35,7 +35,7 @@ type app struct {
 
 // load reads the configuration. Its warnings go to standard error.
 func (a *app) load(flags *pflag.FlagSet, logOnly bool) (*config.Config, error) {
-	c, err := config.Load(config.LoadOptions{File: a.file, Flags: flags, LogOnly: logOnly, NoFile: logOnly && a.file == ""})
+	c, err := config.Load(config.LoadOptions{File: a.file, Flags: flags, LogOnly: logOnly, NoFile: logOnly && a.fileless()})
 	if err != nil {
 		return nil, err
 	}
@@ -47,13 +47,16 @@ func (a *app) load(flags *pflag.FlagSet, logOnly bool) (*config.Config, error) {
 
 // loadIfAny reads the configuration when there is a file, else returns the defaults: verbs that only talk to a log need none.
 func (a *app) loadIfAny() (*config.Config, error) {
-	if a.file == "" {
-		if _, err := os.Stat("outrelay.yaml"); errors.Is(err, fs.ErrNotExist) {
-			return config.Load(config.LoadOptions{NoFile: true, LogOnly: true})
-		}
+	return config.Load(config.LoadOptions{File: a.file, NoFile: a.fileless(), LogOnly: true})
+}
+
+// fileless reports whether no file is named and the default one is not there.
+func (a *app) fileless() bool {
+	if a.file != "" {
+		return false
 	}
-	c, err := config.Load(config.LoadOptions{File: a.file, LogOnly: true})
-	return c, err
+	_, err := os.Stat(config.DefaultFile)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // log says how the log is reached: --kafka, else log.kafka, else the broker's own listener.

@@ -30,7 +30,7 @@ most 10 s; a second signal stops at once. A kill -9 is safe at any moment.
 With OUTRELAY_CPUPROFILE=FILE in the environment, a CPU profile of the whole run is written to that file at the end.`,
 		Example: `  outrelay run                                   # ./outrelay.yaml
   outrelay run -c shop.yaml --data /var/lib/outrelay
-  outrelay run --log-only --kafka-listen 127.0.0.1:9092`,
+  outrelay run --log-only --kafka-listen 127.0.0.1:9092   # no file is needed; ./outrelay.yaml is taken where it is`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var l slog.Level
@@ -57,7 +57,7 @@ With OUTRELAY_CPUPROFILE=FILE in the environment, a CPU profile of the whole run
 	f.String("data", "", "directory of the log and of this process's identity (data)")
 	f.String("kafka-listen", "", "address of the Kafka listener (broker.listen)")
 	f.String("http-listen", "", "address of the HTTP listener (http.listen)")
-	f.BoolVar(&logOnly, "log-only", false, "run the broker alone; no file is needed")
+	f.BoolVar(&logOnly, "log-only", false, "run the broker alone, as the file says where there is one")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }

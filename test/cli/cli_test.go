@@ -178,6 +178,19 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+// The log alone is what ./outrelay.yaml says, as for every other verb: one that was secured there is not open because its file was not named.
+func TestRun_logOnlyTakesTheFile(t *testing.T) {
+	t.Parallel()
+	in := call{dir: t.TempDir()}
+	if err := os.WriteFile(filepath.Join(in.dir, "outrelay.yaml"), []byte("broker: {tls: {cert: none.pem, key: none.pem}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := in.run(t, "run", "--log-only", "--data", "data", "--http-listen", "127.0.0.1:0", "--kafka-listen", "127.0.0.1:0")
+	if r.code != 2 || !strings.Contains(r.stderr, "outrelay.yaml:1:") || !strings.Contains(r.stderr, "none.pem") {
+		t.Errorf("exit code %d:\n%s", r.code, r.stderr)
+	}
+}
+
 // verbs returns the sub-commands that a help text lists.
 func verbs(help string) []string {
 	_, list, ok := strings.Cut(help, "Available Commands:\n")
