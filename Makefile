@@ -57,6 +57,7 @@ check: lint ## lint and unit tests, for the day's work
 	$(GO) test -short $(UNIT)
 
 test: deps try-mysql deps-kafka deps-clients lint test-unit test-system fuzz-short ## every test but the long ones
+	@echo "make test: every test passed. The long forms: make soak, make compat, make fuzz; what it is for: make demo"
 
 test-unit: ## unit, property, crash and conformance tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(WHOLE)
